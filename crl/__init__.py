@@ -1,0 +1,1 @@
+"""Representation learning for Stable-Baselines3 agents that see pixels."""

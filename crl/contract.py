@@ -1,0 +1,196 @@
+"""What the floors of crl say to each other: requests for data, batches, encoders and objectives.
+
+An objective *asks* for data (:class:`DataRequest`) and gets a batch; it never fetches. Whoever holds the data
+(a replay buffer, an on-policy store) answers with a :class:`ViewBatch` or a :class:`SequenceBatch`. Nothing here
+knows of Stable-Baselines3, so an objective written against this module alone works on every algorithm.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch as th
+from gymnasium import spaces
+from torch import nn
+
+#: An augmentation: ``(batch, channels, height, width)`` uint8 or float in 0..255, and a generator, to the same range.
+Augmentation = Callable[[th.Tensor, th.Generator | None], th.Tensor]
+Metrics = dict[str, th.Tensor]
+
+
+class Spaces(NamedTuple):
+    """The spaces an objective is built for; ``observation`` is the image space alone, channels first."""
+
+    observation: spaces.Box
+    action: spaces.Space
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """
+    What one loss evaluation needs.
+
+    :param kind: ``"views"``: independently augmented views of single observations; ``"sequence"``: ``steps``
+        consecutive steps of one episode; ``"episode"``: whole episodes, padded to the longest, at most ``steps`` long.
+    :param views: number of views of each observation (``kind="views"``)
+    :param steps: T, the number of transitions in a row (``kind="sequence"``), or the longest episode (``"episode"``)
+    :raises ValueError: when the numbers do not fit the kind
+    """
+
+    kind: Literal["views", "sequence", "episode"] = "views"
+    views: int = 2
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("views", "sequence", "episode"):
+            raise ValueError(f"DataRequest(kind={self.kind!r}): choose 'views', 'sequence' or 'episode'")
+        if self.kind == "views" and self.views < 1:
+            raise ValueError(f"DataRequest(views={self.views}): an objective on views needs at least 1")
+        if self.kind != "views" and self.steps < 1:
+            raise ValueError(f"DataRequest(kind={self.kind!r}, steps={self.steps}): steps must be at least 1")
+
+
+@dataclass
+class ViewBatch:
+    """
+    Views of the same ``batch`` observations; row i of every view shows observation i.
+
+    :param views: each ``(batch, channels, height, width)``, uint8 or float32, values 0..255, on the agent's device.
+        They are drawn independently; ``views[0]`` is the anchor.
+    :param generator: for further draws of the objective, so that the agent's own random streams are not touched
+    """
+
+    views: tuple[th.Tensor, ...]
+    generator: th.Generator | None = None
+
+    def __len__(self) -> int:
+        return self.views[0].shape[0]
+
+
+@dataclass
+class SequenceBatch:
+    """
+    ``batch`` windows of T consecutive steps. ``obs[:, t + 1]`` is what step t led to (the true terminal observation,
+    never the one after a reset). Where ``mask[:, t]`` is False, step t lies after the end of the episode (or beyond the
+    data): its action, reward, flags and ``obs[:, t + 1]`` are padding and must not count. ``obs[:, 0]`` always counts.
+
+    :param obs: ``(batch, T + 1, channels, height, width)``, uint8, values 0..255, not augmented (see :meth:`view`)
+    :param actions: ``(batch, T, action_dim)``; float32 in [-1, 1] (Box) or int64 (Discrete: ``action_dim`` is 1)
+    :param rewards: ``(batch, T)`` float32, as the environment gave them (no bootstrap value added)
+    :param terminated: ``(batch, T)`` bool, the episode ended in a terminal state
+    :param truncated: ``(batch, T)`` bool, the episode was cut off (time limit)
+    :param mask: ``(batch, T)`` bool, step t belongs to the window's first episode
+    :param augment: the augmentation in force (the objective's own, else the buffer's), None when there is none
+    :param generator: for every draw of the objective
+    """
+
+    obs: th.Tensor
+    actions: th.Tensor
+    rewards: th.Tensor
+    terminated: th.Tensor
+    truncated: th.Tensor
+    mask: th.Tensor
+    augment: Augmentation | None = None
+    generator: th.Generator | None = None
+
+    def __len__(self) -> int:
+        return self.obs.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """T, the number of transitions."""
+        return self.actions.shape[1]
+
+    def view(self, t: int) -> th.Tensor:
+        """
+        A freshly augmented view of the observations at step t; two calls draw independently.
+
+        :param t: 0..T
+        :return: ``(batch, channels, height, width)``, values 0..255
+        """
+        obs = self.obs[:, t]
+        return obs if self.augment is None else self.augment(obs, self.generator)
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """
+    What an objective sees of the agent's encoder. Call it on observations ``(batch, channels, height, width)`` in
+    0..255 (uint8 or float): scaling happens inside, exactly as it does when the agent acts.
+    It can be deep-copied (for an EMA copy); the copy shares nothing with the original.
+    """
+
+    features_dim: int
+    #: the agent's own target encoder (that of SAC's target critic), None where there is none
+    target: Encoder | None
+
+    def __call__(self, obs: th.Tensor) -> th.Tensor:
+        """``(batch, features_dim)`` float32."""
+
+    def feature_map(self, obs: th.Tensor) -> th.Tensor:
+        """The last convolution's output, ``(batch, filters, height', width')`` float32."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What moves when the encoder learns."""
+
+
+class Objective(nn.Module):
+    """
+    A representation objective. Subclasses set ``request``, make their heads in :meth:`build` and write :meth:`loss`.
+
+    Heads and EMA copies are ordinary submodules: ``parameters()`` with ``requires_grad`` are trained by whoever owns the
+    objective and ``state_dict()`` is saved. The online encoder belongs to the agent: keep it through :attr:`encoder`,
+    which registers nothing.
+
+    :param augment: the objective's own augmentation; None takes that of the replay buffer
+    """
+
+    request: DataRequest = DataRequest()
+    #: False for objectives that make sense on plain pixels (no error when neither they nor the buffer augment)
+    needs_augmentation: bool = True
+
+    def __init__(self, augment: Augmentation | None = None) -> None:
+        super().__init__()
+        self.augment = augment
+        self._encoder: tuple[Encoder, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How metrics name it: the class name in lower case."""
+        return type(self).__name__.lower()
+
+    @property
+    def encoder(self) -> Encoder:
+        """The agent's online encoder."""
+        if not self._encoder:
+            raise RuntimeError(f"{type(self).__name__} is not built yet: it is built when it is attached to a model")
+        return self._encoder[0]
+
+    @encoder.setter
+    def encoder(self, encoder: Encoder) -> None:
+        # A tuple hides the module from nn.Module: the agent's weights must not be saved, moved or stepped twice.
+        self._encoder = (encoder,)
+
+    @abstractmethod
+    def build(self, encoder: Encoder, spaces: Spaces) -> None:
+        """
+        Make heads and EMA copies for this encoder, on its device. Called once, with torch's generator seeded.
+
+        :param encoder: the agent's online encoder; set ``self.encoder = encoder``
+        :param spaces: observation and action space
+        """
+
+    @abstractmethod
+    def loss(self, batch: ViewBatch | SequenceBatch, features: th.Tensor | None = None) -> tuple[th.Tensor, Metrics]:
+        """
+        :param batch: what :attr:`request` asked for
+        :param features: ``(batch, features_dim)``, the online encoder's output for the anchor (``views[0]``, or
+            ``view(0)``) where the agent has it already; None: the objective encodes
+        :return: scalar float32 loss with a graph, and detached scalars for the log
+        """
+
+    def after_step(self) -> None:
+        """Called after each optimiser step that followed :meth:`loss` (EMA updates go here)."""
