@@ -174,6 +174,11 @@ class Objective(nn.Module):
         # A tuple hides the module from nn.Module: the agent's weights must not be saved, moved or stepped twice.
         self._encoder = (encoder,)
 
+    @property
+    def is_built(self) -> bool:
+        """Whether :meth:`build` was called."""
+        return bool(self._encoder)
+
     @abstractmethod
     def build(self, encoder: Encoder, spaces: Spaces) -> None:
         """

@@ -1,0 +1,5 @@
+"""Callbacks that attach representation objectives to live SB3 models."""
+
+from crl.callbacks.auxiliary_loss import AuxiliaryLossCallback
+
+__all__ = ["AuxiliaryLossCallback"]

@@ -1,0 +1,404 @@
+"""Attaches a representation objective to a live, unmodified SB3 or sb3-contrib model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from crl.callbacks.attachment import Attachment, isolated_random
+from crl.callbacks.find_encoders import FoundEncoder, check_initialisation, find_encoders, image_space
+from crl.callbacks.step_hooks import add_step_hooks, remove_hooks
+from crl.contract import Augmentation, Objective, SequenceBatch, Spaces, ViewBatch
+from crl.replay import DataSource, FrameReplayBuffer, RolloutStore, make_batch, make_source
+
+Mode = Literal["own_optimizer", "add_gradient"]
+FORMAT = 1
+
+
+class AuxiliaryLossCallback(BaseCallback):
+    """
+    Trains the encoder of any SB3 model with a representation objective, beside the agent's own loss.
+
+    An *RL update* is one step of the optimiser that owns the encoder. The two modes differ in how the objective joins it:
+
+    - ``"own_optimizer"``: after the agent's updates (at the start of the next rollout, and at the end of training), as many
+      steps of an own Adam over encoder and heads as there were RL updates. Nothing moves between collecting a rollout and
+      learning from it: PPO's first probability ratio is exactly 1. As in CURL, and right for every algorithm.
+    - ``"add_gradient"``: before each RL update the objective's gradient on the encoder, clipped on its own and times
+      ``weight``, is added to the RL gradient; heads have an own Adam. Algorithms that clip (PPO, A2C, DQN) have done so
+      before: what is stepped is clip(RL) + weight * clip(objective), not the clipped sum.
+
+    The objective draws from generators of its own: with ``weight=0`` a model ends bitwise as without the callback, while
+    heads still learn and metrics are logged (a probe of what the agent's encoder knows).
+
+    Logged under ``repr/``: ``<objective>_loss``, ``_accuracy``, ``_positive_similarity``, ``_negative_similarity``,
+    ``_embedding_std``, ``_effective_rank``, ``_grad_norm``, ``_rl_grad_norm``, ``_grad_cosine`` (the last five, and those
+    of the agent, every ``log_interval`` updates), with the encoder's name in between where the model has several.
+
+    :param objective: e.g. ``CURL()``; with several encoders each gets a copy
+    :param mode: see above
+    :param weight: how strongly the objective pulls at the encoder, >= 0: the factor of its gradient (``"add_gradient"``), or
+        of the encoder's learning rate (``"own_optimizer"``; Adam would undo a factor of the gradient). Heads learn at full
+        rate.
+    :param balance: ``"add_gradient"`` only: scales the objective's encoder gradient to this multiple of the RL gradient's norm
+        (running means of both), so that critic errors of hundreds do not drown it. None: plain ``weight``.
+    :param batch_size: observations (or windows) in one step; None takes the model's
+    :param learning_rate: of the own Adam (1e-3 in CURL and ATC)
+    :param optimizer_class: of the own optimiser
+    :param optimizer_kwargs: further arguments of it
+    :param max_grad_norm: clips the objective's encoder gradient by norm. ``"auto"``: in ``"add_gradient"`` mode the model's
+        own ``max_grad_norm`` where it has one; otherwise no clipping. None: no clipping.
+    :param encoders: names of the encoders to train (``"critic"``, ``"actor"``, ``"pi"`` ...); None trains all online ones
+    :param interval: one objective step per so many RL updates
+    :param log_interval: RL updates between two lots of metrics
+    :param store_size: on-policy only: transitions to draw from; None keeps one rollout
+    :param name: in the metrics; None takes the objective's
+    :param seed: of the own generators; None takes the model's seed, and if that is None too, a random one
+    :param verbose: 1 prints what is attached to what
+    :raises ValueError: for values out of range; at the start of ``learn`` for a model or buffer that does not fit
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        mode: Mode = "own_optimizer",
+        weight: float = 1.0,
+        balance: float | None = None,
+        batch_size: int | None = None,
+        learning_rate: float = 1e-3,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        max_grad_norm: float | Literal["auto"] | None = "auto",
+        encoders: list[str] | None = None,
+        interval: int = 1,
+        log_interval: int = 100,
+        store_size: int | None = None,
+        name: str | None = None,
+        seed: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        if not isinstance(objective, Objective):
+            raise ValueError(f"objective={objective!r}: pass an instance of crl.contract.Objective, for example CURL()")
+        if mode not in ("own_optimizer", "add_gradient"):
+            raise ValueError(f"mode={mode!r}: choose 'own_optimizer' or 'add_gradient'")
+        if not weight >= 0:
+            raise ValueError(f"weight={weight}: must be >= 0")
+        if balance is not None and (mode != "add_gradient" or not balance > 0):
+            raise ValueError(
+                f"balance={balance}: a positive ratio, and only in mode='add_gradient' (an own Adam has no RL gradient)"
+            )
+        if batch_size is not None and batch_size < 2:
+            raise ValueError(f"batch_size={batch_size}: a contrast needs at least 2 observations")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate={learning_rate}: must be positive (weight=0 leaves the encoder alone)")
+        if max_grad_norm not in (None, "auto") and not max_grad_norm > 0:  # type: ignore[operator]
+            raise ValueError(f"max_grad_norm={max_grad_norm!r}: a positive number, 'auto' or None")
+        if interval < 1 or log_interval < 1:
+            raise ValueError(f"interval={interval}, log_interval={log_interval}: both at least 1 update")
+        if store_size is not None and store_size < 2:
+            raise ValueError(f"store_size={store_size}: at least 2 transitions")
+        self.objective = objective
+        self.mode: Mode = mode
+        self.weight = weight
+        self.balance = balance
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.optimizer_class = optimizer_class
+        self.optimizer_kwargs = optimizer_kwargs or {}
+        self.max_grad_norm = max_grad_norm
+        self.encoders = encoders
+        self.interval = interval
+        self.log_interval = log_interval
+        self.store_size = store_size
+        self.name = name or objective.name
+        self.seed = seed
+        #: by encoder name; filled when ``learn`` starts
+        self.attachments: dict[str, Attachment] = {}
+        self._source: DataSource
+        self._store: RolloutStore | None = None
+        self._rng: np.random.Generator | None = None
+        self._generator: th.Generator
+        self._pending_state: dict[str, Any] | None = None
+
+    # ---- attaching
+
+    def _init_callback(self) -> None:
+        model = self.model
+        if self.mode == "add_gradient" and type(model).__name__ == "TRPO":
+            # a gradient added to TRPO's optimiser would reach the value network alone
+            raise ValueError("TRPO does not step its policy by an optimiser: use mode='own_optimizer'")
+        space, key = image_space(model)
+        found = find_encoders(model, self.encoders)
+        check_initialisation(model, found)
+        self._n_batch = self._resolve_batch_size()
+        self._augment = self._resolve_augment(space, found)
+        self._make_generators()
+        self._source = self._make_source(space, key)
+        objectives = self._objectives(found, Spaces(space, model.action_space))
+        self.attachments = {item.name: self._attach(item, objectives[item.name]) for item in found}
+        if self._pending_state is not None:
+            self._restore(self._pending_state)
+            self._pending_state = None
+        self._add_hooks()
+        if self.verbose:
+            for name, item in self.attachments.items():
+                extractor = type(item.found.encoder.extractor).__name__
+                print(f"crl: {self.name} trains the {name} encoder ({extractor}), {self.mode}, weight {self.weight}")
+
+    def _resolve_batch_size(self) -> int:
+        batch_size = self.batch_size or int(getattr(self.model, "batch_size", 0) or 256)  # A2C has no batch size
+        if batch_size < 2:
+            raise ValueError(
+                f"the model's batch_size is {batch_size}, a contrast needs at least 2: pass batch_size= to the callback"
+            )
+        if isinstance(self.model, OnPolicyAlgorithm):
+            capacity = self.store_size or self.model.n_steps * self.model.n_envs
+            batch_size = batch_size if self.batch_size else min(batch_size, capacity)
+        else:
+            buffer = self.model.replay_buffer  # type: ignore[attr-defined]
+            capacity = buffer.buffer_size * buffer.n_envs
+        if batch_size > capacity:
+            raise ValueError(f"batch_size={batch_size} is larger than what it is drawn from ({capacity} transitions)")
+        return batch_size
+
+    def _resolve_augment(self, space: spaces.Box, found: list[FoundEncoder]) -> Augmentation | None:
+        augment = self.objective.augment
+        if augment is None:
+            augment = getattr(getattr(self.model, "replay_buffer", None), "augment", None)
+        if augment is None and self.objective.needs_augmentation:
+            raise ValueError(
+                f"{type(self.objective).__name__} contrasts augmented views and nothing augments: pass it augment=RandomShift(4) "
+                "or, off-policy, use replay_buffer_class=FrameReplayBuffer, replay_buffer_kwargs=dict(augment=RandomShift(4))"
+            )
+        # One image through augmentation and encoder: a size that does not fit must be found now, not at the first update
+        device = self.model.device
+        with th.no_grad():
+            images = th.zeros(1, *space.shape, dtype=th.uint8 if space.dtype == np.uint8 else th.float32, device=device)
+            views = images if augment is None else augment(images, th.Generator(device))
+            for item in found:
+                training = item.encoder.extractor.training
+                item.encoder.extractor.eval()
+                item.encoder(views)
+                item.encoder.extractor.train(training)
+        return augment
+
+    def _make_generators(self) -> None:
+        if self._rng is not None:
+            return  # a further learn() goes on with the same streams
+        seed = self.seed if self.seed is not None else self.model.seed
+        self._rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
+        self._generator = th.Generator(self.model.device)
+        self._generator.manual_seed(self._draw_seed())
+
+    def _draw_seed(self) -> int:
+        assert self._rng is not None
+        return int(self._rng.integers(2**62))
+
+    def _make_source(self, space: spaces.Box, key: str | None) -> DataSource:
+        if isinstance(self.model, OffPolicyAlgorithm):
+            buffer = self.model.replay_buffer
+            assert buffer is not None
+            if isinstance(buffer, FrameReplayBuffer):
+                buffer.check_model(self.model)
+            return make_source(buffer, key)
+        if self._store is None:
+            size = self.store_size or self.model.n_steps * self.model.n_envs  # type: ignore[attr-defined]
+            self._store = RolloutStore(size, space, self.model.action_space, self.model.n_envs)
+        return self._store
+
+    def _objectives(self, found: list[FoundEncoder], action_and_image: Spaces) -> dict[str, Objective]:
+        """The user's objective for the first encoder, copies for the others; built, or bound anew when they were before."""
+        known = {name: item.objective for name, item in self.attachments.items()}
+        if not known and not self.objective.is_built:
+            known = {item.name: copy.deepcopy(self.objective) for item in found[1:]}
+        if not known and len(found) > 1:
+            raise ValueError(
+                f"this {type(self.objective).__name__} belongs to another callback already and the model has {len(found)} "
+                "encoders: pass a new objective, or go on with the same callback"
+            )
+        objectives = {item.name: known.get(item.name, self.objective) for item in found}
+        for item in found:
+            objective = objectives[item.name]
+            if not objective.is_built:
+                with isolated_random(self.model.device, self._draw_seed()):
+                    objective.build(item.encoder, action_and_image)
+                objective.to(self.model.device)
+            elif objective.encoder.features_dim != item.encoder.features_dim:
+                raise ValueError(
+                    f"{self.name} was built for {objective.encoder.features_dim} features and the {item.name} encoder has "
+                    f"{item.encoder.features_dim}: attach a new objective"
+                )
+            else:
+                objective.encoder = item.encoder
+        return objectives
+
+    def _attach(self, found: FoundEncoder, objective: Objective) -> Attachment:
+        old = self.attachments.get(found.name)
+        if old is not None and old.found.encoder.extractor is found.encoder.extractor:
+            old.found, old.pending = found, 0
+            return old
+        parameters = [p for p in found.encoder.parameters() if p.requires_grad]
+        held = {id(p) for group in found.optimizer.param_groups for p in group["params"]}
+        borrowed = [p for p in parameters if id(p) in held] if self.mode == "add_gradient" else []
+        owned = [p for p in parameters if not any(p is other for other in borrowed)]
+        heads = [p for p in objective.parameters() if p.requires_grad]
+        groups = [{"params": heads, "lr": self.learning_rate}, {"params": owned, "lr": self.learning_rate * self.weight}]
+        optimizer = self.optimizer_class([group for group in groups if group["params"]], **self.optimizer_kwargs)
+        clip = self.max_grad_norm
+        if clip == "auto":
+            clip = getattr(self.model, "max_grad_norm", None) if self.mode == "add_gradient" else None
+        return Attachment(
+            found,
+            objective,
+            optimizer,
+            borrowed,
+            owned,
+            self.weight,
+            self.balance,
+            clip,
+            self.log_interval,  # type: ignore[arg-type]
+        )
+
+    def _add_hooks(self) -> None:
+        for item in self.attachments.values():
+            add_step_hooks(
+                item.found.optimizer,
+                before=lambda item=item: self._before_rl_update(item),  # type: ignore[misc]
+                after=lambda item=item: self._after_rl_update(item),  # type: ignore[misc]
+                learn_id=self.model.start_time,
+            )
+
+    # ---- while training
+
+    def _draw(self, objective: Objective) -> ViewBatch | SequenceBatch | None:
+        request = objective.request
+        if not self._source.ready(request, self._n_batch):
+            return None
+        assert self._rng is not None
+        raw = self._source.draw(request, self._n_batch, self._rng)
+        return make_batch(raw, request, self.model.device, self._augment, self._generator)
+
+    def _step(self, item: Attachment) -> bool:
+        with isolated_random(self.model.device, self._draw_seed()):
+            return item.step(self._draw)
+
+    def _before_rl_update(self, item: Attachment) -> None:
+        item.see_rl_update()
+        if self.mode == "add_gradient" and item.pending >= self.interval:
+            item.stepped = self._step(item)
+
+    def _after_rl_update(self, item: Attachment) -> None:
+        if self.mode == "add_gradient" and item.pending >= self.interval:
+            item.pending = 0
+            if item.stepped:
+                item.objective.after_step()
+            self._log(item)
+
+    def _on_rollout_start(self) -> None:
+        if self.mode == "own_optimizer":
+            for item in self.attachments.values():
+                self._catch_up(item)
+
+    def _catch_up(self, item: Attachment) -> None:
+        """One own step for each RL update since the last time."""
+        due, item.pending = divmod(item.pending, self.interval)
+        for _ in range(due):
+            if self._step(item):
+                item.objective.after_step()
+        if due:
+            self._log(item)
+
+    def _log(self, item: Attachment) -> None:
+        if item.n_rl_updates - item.logged_at < self.log_interval:
+            return
+        item.logged_at = item.n_rl_updates
+        prefix = self.name if len(self.attachments) == 1 else f"{self.name}_{item.name}"
+        for key, value in item.flush_metrics().items():
+            self.logger.record(f"repr/{prefix}_{key}", value)
+        self.logger.record(f"repr/{prefix}_n_updates", item.n_updates, exclude="tensorboard")
+
+    def _on_step(self) -> bool:
+        if self._store is not None:
+            self._store.add_step(self.model, self.locals)
+        return True
+
+    def _on_training_end(self) -> None:
+        for item in self.attachments.values():
+            if self.mode == "own_optimizer":
+                self._catch_up(item)
+            remove_hooks(item.found.optimizer, all_but=None)
+
+    # ---- saving
+
+    def save(self, path: str | Path) -> Path:
+        """
+        Save what SB3's ``model.save`` knows nothing of: heads, EMA copies, their optimiser, generators, counters. Data of
+        on-policy algorithms is not saved; it is collected anew.
+
+        :param path: ``.pt`` is added when there is no suffix
+        :return: the path written
+        :raises RuntimeError: before the callback was attached
+        """
+        if not self.attachments or self._rng is None:
+            raise RuntimeError("nothing to save: the callback is attached when model.learn(callback=...) starts")
+        path = Path(path)
+        path = path if path.suffix else path.with_suffix(".pt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        th.save(self.state_dict(), path)
+        return path
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`save` writes."""
+        assert self._rng is not None
+        return {
+            "format": FORMAT,
+            "objective_class": type(self.objective).__name__,
+            "mode": self.mode,
+            "attachments": {name: item.state_dict() for name, item in self.attachments.items()},
+            "rng": self._rng.bit_generator.state,
+            "generator": self._generator.get_state(),
+        }
+
+    def load(self, path: str | Path) -> None:
+        """
+        Go on from a saved state. May be called before ``learn``: it is then applied when the callback is attached.
+
+        :param path: written by :meth:`save`; read without executing code
+        :raises FileNotFoundError: when there is none
+        :raises ValueError: when it was saved from another objective, mode or model
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no saved callback at {path}")
+        self.load_state_dict(th.load(path, map_location="cpu", weights_only=True))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`state_dict`
+        """
+        mine = {"format": FORMAT, "objective_class": type(self.objective).__name__, "mode": self.mode}
+        theirs = {key: state.get(key) for key in mine}
+        if theirs != mine:
+            raise ValueError(f"the saved callback does not fit: it has {theirs}, this one is {mine}")
+        if self.attachments:
+            self._restore(state)
+        else:
+            self._pending_state = state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if set(state["attachments"]) != set(self.attachments):
+            raise ValueError(f"saved for encoders {list(state['attachments'])}, this model has {list(self.attachments)}")
+        for name, item in self.attachments.items():
+            item.load_state_dict(state["attachments"][name])
+        assert self._rng is not None
+        self._rng.bit_generator.state = state["rng"]
+        self._generator.set_state(state["generator"])

@@ -1,0 +1,262 @@
+"""
+Policies with one pixel encoder whose gradient route is named.
+
+SB3's SAC and TD3 give actor and critic separate encoders by default, and with ``share_features_extractor=True`` the actor
+loss alone trains the shared one. CURL, DrQ and their kin do the reverse: the critic's loss moves the encoder, the actor looks
+at its convolutions through a head of its own, without gradient. These policies do that under SB3's unmodified ``train()``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import Actor as SACActor
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import Actor as TD3Actor
+from stable_baselines3.td3.policies import TD3Policy
+from torch import nn
+
+from crl.encoders import BodyHeadEncoder, PixelEncoder
+
+EncoderGradient = Literal["critic", "actor", "objective"]
+ROUTES = ("critic", "actor", "objective")
+
+
+class _ActorOnSharedBody:
+    """
+    Makes an SB3 actor look at the critic's conv body through its own head, which is its ``features_extractor``.
+
+    The body is no sub-module: the actor's optimiser, state dict and EMA must not hold the critic's convolutions.
+    """
+
+    features_extractor: nn.Module
+    observation_space: spaces.Space
+    normalize_images: bool
+    _shared: tuple[BodyHeadEncoder]
+    _moves_body: bool
+
+    def share_body(self, encoder: BodyHeadEncoder, moves_body: bool) -> None:
+        """
+        :param encoder: owner of the body
+        :param moves_body: whether the actor's loss may reach it
+        """
+        self._shared = (encoder,)
+        self._moves_body = moves_body
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        images = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        assert isinstance(images, th.Tensor)
+        with th.set_grad_enabled(th.is_grad_enabled() and self._moves_body):
+            feature_map = self._shared[0].forward_body(images)
+        return features_extractor(feature_map)
+
+
+class PixelSACActor(_ActorOnSharedBody, SACActor):
+    """SB3's SAC actor on the critic's conv body."""
+
+
+class PixelTD3Actor(_ActorOnSharedBody, TD3Actor):
+    """SB3's TD3 actor on the critic's conv body."""
+
+
+class PixelCritic(ContinuousCritic):
+    """
+    SB3's Q networks on the shared encoder.
+
+    :param moves_body: whether the critic's loss may reach the encoder's convolutions. Its own head learns in any case.
+    """
+
+    features_extractor: BodyHeadEncoder  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, moves_body: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.moves_body = moves_body
+
+    def forward(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """Q values, ``(batch, 1)`` each."""
+        # An action with a graph comes from the actor: this pass serves the actor's loss, which wants dQ/da alone. Leaving
+        # the encoder out of it saves a backward pass through the convolutions whose result SB3 throws away.
+        learns = th.is_grad_enabled() and not actions.requires_grad
+        images = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        assert isinstance(images, th.Tensor)
+        with th.set_grad_enabled(learns and self.moves_body):
+            feature_map = self.features_extractor.forward_body(images)
+        with th.set_grad_enabled(learns):
+            features = self.features_extractor.forward_head(feature_map)
+        q_input = th.cat([features, actions], dim=1)
+        return tuple(q_net(q_input) for q_net in self.q_networks)
+
+
+def _check_route(name: str, encoder_gradient: str, extractor_class: type[Any], kwargs: dict[str, Any]) -> None:
+    if encoder_gradient not in ROUTES:
+        raise ValueError(f"{name}(encoder_gradient={encoder_gradient!r}): choose 'critic', 'actor' or 'objective'")
+    if not (isinstance(extractor_class, type) and issubclass(extractor_class, BodyHeadEncoder)):
+        raise ValueError(
+            f"{name} shares a conv body between actor and critic, so its features_extractor_class must be an encoder of crl "
+            f"(PixelEncoder, NatureEncoder, RainbowEncoder, ImpalaEncoder or a subclass), not {extractor_class!r}"
+        )
+    if kwargs.pop("share_features_extractor", None) is not None:
+        raise ValueError(
+            f"{name} always shares its encoder; say who moves it by encoder_gradient='critic' | 'actor' | 'objective'"
+        )
+
+
+class PixelSACPolicy(SACPolicy):
+    """
+    SAC policy with one pixel encoder (conv body and head) inside the critic; the actor has its own head on the body.
+
+    :param observation_space: channels-first image space
+    :param action_space: Box
+    :param lr_schedule: learning rate
+    :param encoder_gradient: whose gradient moves the conv body. ``"critic"``: the critic's loss (CURL, DrQ, SAC-AE).
+        ``"actor"``: the actor's loss (what SB3 does with a shared extractor). ``"objective"``: neither, an attached objective
+        alone (and without one the body stays as it was initialised). Heads always learn from their own loss.
+    :param features_extractor_class: an encoder of crl
+    :param kwargs: as SB3's ``SACPolicy``
+    :raises ValueError: for an unknown route, or an extractor that is not split into body and head
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        encoder_gradient: EncoderGradient = "critic",
+        features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
+        **kwargs: Any,
+    ) -> None:
+        _check_route("PixelSACPolicy", encoder_gradient, features_extractor_class, kwargs)
+        self._encoder_gradient: EncoderGradient = encoder_gradient
+        super().__init__(
+            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
+        )
+
+    @property
+    def encoder_gradient(self) -> EncoderGradient:
+        """Whose gradient moves the conv body; fixed at construction."""
+        return self._encoder_gradient
+
+    @property
+    def encoder(self) -> BodyHeadEncoder:
+        """The one encoder."""
+        return self.critic.features_extractor  # type: ignore[return-value]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.critic = self.make_critic()
+        self.critic_target = self.make_critic()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.actor = self.make_actor()
+        actor_parameters, critic_parameters = split_parameters(self.actor, self.critic, self._encoder_gradient)
+        learning_rate = lr_schedule(1)
+        self.actor.optimizer = self.optimizer_class(actor_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.critic.optimizer = self.optimizer_class(critic_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.critic_target.set_training_mode(False)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
+        """An actor with a new head on the critic's body."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, self.encoder.make_head())  # type: ignore[arg-type]
+        actor = PixelSACActor(**kwargs)
+        actor.share_body(self.encoder, self._encoder_gradient == "actor")
+        return actor.to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        """A critic with a new encoder."""
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return PixelCritic(**kwargs, moves_body=self._encoder_gradient == "critic").to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "encoder_gradient": self._encoder_gradient}
+
+
+class PixelTD3Policy(TD3Policy):
+    """
+    TD3 (and DDPG) policy with one pixel encoder inside the critic; the actor has its own head on its conv body, the target
+    actor one on the target critic's.
+
+    :param observation_space: channels-first image space
+    :param action_space: Box
+    :param lr_schedule: learning rate
+    :param encoder_gradient: see :class:`PixelSACPolicy`
+    :param features_extractor_class: an encoder of crl
+    :param kwargs: as SB3's ``TD3Policy``
+    :raises ValueError: for an unknown route, or an extractor that is not split into body and head
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        encoder_gradient: EncoderGradient = "critic",
+        features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
+        **kwargs: Any,
+    ) -> None:
+        _check_route("PixelTD3Policy", encoder_gradient, features_extractor_class, kwargs)
+        self._encoder_gradient: EncoderGradient = encoder_gradient
+        super().__init__(
+            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
+        )
+
+    @property
+    def encoder_gradient(self) -> EncoderGradient:
+        """Whose gradient moves the conv body; fixed at construction."""
+        return self._encoder_gradient
+
+    @property
+    def encoder(self) -> BodyHeadEncoder:
+        """The one encoder."""
+        return self.critic.features_extractor  # type: ignore[return-value]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.critic = self.make_critic()
+        self.critic_target = self.make_critic()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.actor = self._actor_on(self.critic)
+        self.actor_target = self._actor_on(self.critic_target)
+        self.actor_target.load_state_dict(self.actor.state_dict())
+        actor_parameters, critic_parameters = split_parameters(self.actor, self.critic, self._encoder_gradient)
+        learning_rate = lr_schedule(1)
+        self.actor.optimizer = self.optimizer_class(actor_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.critic.optimizer = self.optimizer_class(critic_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.actor_target.set_training_mode(False)
+        self.critic_target.set_training_mode(False)
+
+    def _actor_on(self, critic: ContinuousCritic) -> TD3Actor:
+        encoder = critic.features_extractor
+        assert isinstance(encoder, BodyHeadEncoder)
+        kwargs = self._update_features_extractor(self.actor_kwargs, encoder.make_head())  # type: ignore[arg-type]
+        actor = PixelTD3Actor(**kwargs)
+        actor.share_body(encoder, self._encoder_gradient == "actor")
+        return actor.to(self.device)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        """A critic with a new encoder."""
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return PixelCritic(**kwargs, moves_body=self._encoder_gradient == "critic").to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "encoder_gradient": self._encoder_gradient}
+
+
+def split_parameters(
+    actor: nn.Module, critic: ContinuousCritic, encoder_gradient: EncoderGradient
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """
+    :param actor: with its own head
+    :param critic: with the encoder
+    :param encoder_gradient: who owns the conv body; with ``"objective"`` the critic's optimiser does, where it gets no
+        gradient (and is skipped) unless an objective adds one
+    :return: parameters of the actor's and of the critic's optimiser; together each parameter once
+    """
+    body = list(critic.features_extractor.body.parameters())  # type: ignore[operator, union-attr]
+    in_body = {id(parameter) for parameter in body}
+    rest = [parameter for parameter in critic.parameters() if id(parameter) not in in_body]
+    if encoder_gradient == "actor":
+        return [*actor.parameters(), *body], rest
+    return list(actor.parameters()), list(critic.parameters())
