@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
 from gymnasium import spaces
@@ -34,19 +34,19 @@ class DataRequest:
     What one loss evaluation needs.
 
     :param kind: ``"views"``: independently augmented views of single observations; ``"sequence"``: ``steps``
-        consecutive steps of one episode; ``"episode"``: whole episodes, padded to the longest, at most ``steps`` long.
+        consecutive steps of one episode
     :param views: number of views of each observation (``kind="views"``)
-    :param steps: T, the number of transitions in a row (``kind="sequence"``), or the longest episode (``"episode"``)
+    :param steps: T, the number of transitions in a row (``kind="sequence"``)
     :raises ValueError: when the numbers do not fit the kind
     """
 
-    kind: Literal["views", "sequence", "episode"] = "views"
+    kind: Literal["views", "sequence"] = "views"
     views: int = 2
     steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("views", "sequence", "episode"):
-            raise ValueError(f"DataRequest(kind={self.kind!r}): choose 'views', 'sequence' or 'episode'")
+        if self.kind not in ("views", "sequence"):
+            raise ValueError(f"DataRequest(kind={self.kind!r}): choose 'views' or 'sequence'")
         if self.kind == "views" and self.views < 1:
             raise ValueError(f"DataRequest(views={self.views}): an objective on views needs at least 1")
         if self.kind != "views" and self.steps < 1:
@@ -173,6 +173,13 @@ class Objective(nn.Module):
     def encoder(self, encoder: Encoder) -> None:
         # A tuple hides the module from nn.Module: the agent's weights must not be saved, moved or stepped twice.
         self._encoder = (encoder,)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # nn.Module would register the encoder before the property is asked
+        if name == "encoder":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def is_built(self) -> bool:

@@ -17,7 +17,7 @@ from crl.callbacks.attachment import Attachment, isolated_random
 from crl.callbacks.find_encoders import FoundEncoder, check_initialisation, find_encoders, image_space
 from crl.callbacks.step_hooks import add_step_hooks, remove_hooks
 from crl.contract import Augmentation, Objective, SequenceBatch, Spaces, ViewBatch
-from crl.replay import DataSource, FrameReplayBuffer, RolloutStore, make_batch, make_source
+from crl.replay import DataSource, FrameReplayBuffer, ReplaySource, RolloutStore, make_batch
 
 Mode = Literal["own_optimizer", "add_gradient"]
 FORMAT = 1
@@ -176,8 +176,9 @@ class AuxiliaryLossCallback(BaseCallback):
             augment = getattr(getattr(self.model, "replay_buffer", None), "augment", None)
         if augment is None and self.objective.needs_augmentation:
             raise ValueError(
-                f"{type(self.objective).__name__} contrasts augmented views and nothing augments: pass it augment=RandomShift(4) "
-                "or, off-policy, use replay_buffer_class=FrameReplayBuffer, replay_buffer_kwargs=dict(augment=RandomShift(4))"
+                f"{type(self.objective).__name__} contrasts augmented views and nothing augments: pass it "
+                "augment=RandomShift(4), or, off-policy, use replay_buffer_class=FrameReplayBuffer and "
+                "replay_buffer_kwargs=dict(augment=RandomShift(4))"
             )
         # One image through augmentation and encoder: a size that does not fit must be found now, not at the first update
         device = self.model.device
@@ -209,10 +210,10 @@ class AuxiliaryLossCallback(BaseCallback):
             assert buffer is not None
             if isinstance(buffer, FrameReplayBuffer):
                 buffer.check_model(self.model)
-            return make_source(buffer, key)
+            return ReplaySource(buffer, key)
         if self._store is None:
             size = self.store_size or self.model.n_steps * self.model.n_envs  # type: ignore[attr-defined]
-            self._store = RolloutStore(size, space, self.model.action_space, self.model.n_envs)
+            self._store = RolloutStore(size, space, self.model.action_space, self.model.n_envs, key)
         return self._store
 
     def _objectives(self, found: list[FoundEncoder], action_and_image: Spaces) -> dict[str, Objective]:

@@ -4,7 +4,16 @@ import pytest
 import torch as th
 from torch import nn
 
-from crl.networks import delta_orthogonal_, ema_copy, ema_update, impala_body, initialize, nature_body, pixel_body, rainbow_body
+from crl.networks import (
+    delta_orthogonal_,
+    ema_copy,
+    ema_update,
+    impala_body,
+    initialize,
+    nature_body,
+    pixel_body,
+    rainbow_body,
+)
 
 
 def sine_weights(module: nn.Module, scale: float) -> None:
@@ -44,7 +53,12 @@ def test_pixel_body_size():
 
 @pytest.mark.parametrize(
     "make, channels, shape",
-    [(nature_body, 4, (64, 7, 7)), (rainbow_body, 4, (64, 3, 3)), (impala_body, 3, (32, 11, 11)), (pixel_body, 9, (32, 35, 35))],
+    [
+        (nature_body, 4, (64, 7, 7)),
+        (rainbow_body, 4, (64, 3, 3)),
+        (impala_body, 3, (32, 11, 11)),
+        (pixel_body, 9, (32, 35, 35)),
+    ],
 )
 def test_shapes_at_84(make, channels, shape):
     assert make(channels)(th.rand(2, channels, 84, 84)).shape == (2, *shape)

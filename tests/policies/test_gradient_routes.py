@@ -18,7 +18,14 @@ def make(cls, policy, **policy_kwargs):
     env = FakeImages(spaces.Box(-1, 1, (2,), np.float32))
     extra = dict(train_freq=1) if cls is TD3 else {}
     return cls(
-        policy, env, buffer_size=100, learning_starts=10, batch_size=8, seed=0, policy_kwargs={**KWARGS, **policy_kwargs}, **extra
+        policy,
+        env,
+        buffer_size=100,
+        learning_starts=10,
+        batch_size=8,
+        seed=0,
+        policy_kwargs={**KWARGS, **policy_kwargs},
+        **extra,
     )
 
 
@@ -47,7 +54,9 @@ def test_gradients_reach_what_the_route_says(cls, policy, route):
 
     sum(q.square().mean() for q in pol.critic(obs, actions)).backward()
     assert all(body_grads()) if route == "critic" else not any(body_grads())
-    assert all(p.grad is not None for p in encoder._head.parameters()), "the critic's own head learns from its loss in any case"
+    assert all(p.grad is not None for p in encoder._head.parameters()), (
+        "the critic's own head learns from its loss in any case"
+    )
     pol.critic.zero_grad()
     pol.actor.zero_grad()
 
@@ -55,7 +64,9 @@ def test_gradients_reach_what_the_route_says(cls, policy, route):
     pol.critic(obs, pi)[0].mean().neg().backward()
     assert all(body_grads()) if route == "actor" else not any(body_grads())
     assert all(p.grad is not None for p in pol.actor.features_extractor.parameters())
-    assert all(p.grad is None for p in encoder._head.parameters()), "the actor's loss leaves no stray gradient in the critic's head"
+    assert all(p.grad is None for p in encoder._head.parameters()), (
+        "the actor's loss leaves no stray gradient in the critic's head"
+    )
 
 
 @pytest.mark.parametrize("cls, policy", ALGORITHMS)

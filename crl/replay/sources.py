@@ -1,0 +1,191 @@
+"""Where objectives get their data from: any SB3 replay buffer, or the last rollouts of an on-policy algorithm."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from crl.contract import Augmentation, DataRequest, SequenceBatch, ViewBatch
+from crl.replay.frame_replay import FrameReplayBuffer
+
+
+class RawViews(NamedTuple):
+    """Observations as stored, ``(batch, channels, height, width)``."""
+
+    obs: np.ndarray
+
+
+class RawSequences(NamedTuple):
+    """Windows as stored; fields as :class:`crl.contract.SequenceBatch`."""
+
+    obs: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    mask: np.ndarray
+
+
+class DataSource(Protocol):
+    """Answers requests for data. Draws from the generator that it is given, never from a global one."""
+
+    def ready(self, request: DataRequest, batch_size: int) -> bool:
+        """Whether there is enough to draw a batch from."""
+
+    def draw(self, request: DataRequest, batch_size: int, rng: np.random.Generator) -> RawViews | RawSequences:
+        """``batch_size`` observations or windows, uniformly over what is stored, with replacement."""
+
+
+class ReplaySource:
+    """
+    Draws from a replay buffer.
+
+    :param buffer: FrameReplayBuffer, or SB3's ReplayBuffer, DictReplayBuffer or NStepReplayBuffer
+    :param key: of the image in Dict observations
+    """
+
+    def __init__(self, buffer: ReplayBuffer, key: str | None = None) -> None:
+        self.buffer = buffer
+        self.key = key
+
+    def ready(self, request: DataRequest, batch_size: int) -> bool:
+        """See :class:`DataSource`."""
+        return self.buffer.size() * self.buffer.n_envs >= batch_size
+
+    def draw(self, request: DataRequest, batch_size: int, rng: np.random.Generator) -> RawViews | RawSequences:
+        """See :class:`DataSource`."""
+        buffer = self.buffer
+        steps = rng.integers(buffer.size(), size=batch_size)  # from the oldest transition on
+        env = rng.integers(buffer.n_envs, size=batch_size)
+        oldest = buffer.pos if buffer.full else 0
+        if request.kind == "views":
+            return RawViews(self._observations((oldest + steps) % buffer.buffer_size, env))
+        return self._windows(oldest, steps, env, request.steps)
+
+    def _windows(self, oldest: int, start: np.ndarray, env: np.ndarray, n_steps: int) -> RawSequences:
+        buffer = self.buffer
+        logical = start[:, None] + np.arange(n_steps)  # (batch, T), counted from the oldest transition
+        slots = (oldest + logical) % buffer.buffer_size
+        columns = env[:, None]
+        stored = logical < buffer.size()
+        done = buffer.dones[slots, columns] > 0
+        over = done | self._jumps(slots, env) | ~stored
+        # step t counts when no step before it ended the episode, and it is stored itself
+        before = np.concatenate([np.zeros((len(env), 1), bool), over[:, :-1]], axis=1)
+        mask = ~np.logical_or.accumulate(before, axis=1) & stored
+        last = mask.sum(axis=1) - 1  # the last step that counts; step 0 always does
+        # beyond it everything repeats: nothing that is masked may look like data of another episode
+        steps = np.minimum(np.arange(n_steps), last[:, None])
+        slots = np.take_along_axis(slots, steps, axis=1)
+        timeout = buffer.timeouts[slots, columns] > 0
+        done = (buffer.dones[slots, columns] > 0) & mask
+        return RawSequences(
+            self._observation_sequence(slots, env, last),
+            buffer.actions[slots, columns],
+            np.where(mask, buffer.rewards[slots, columns], 0.0).astype(np.float32),
+            done & ~timeout,
+            done & timeout,
+            mask,
+        )
+
+    def _observations(self, slots: np.ndarray, env: np.ndarray) -> np.ndarray:
+        if isinstance(self.buffer, FrameReplayBuffer):
+            return self.buffer.observations_at(slots, env)
+        return self._array("observations")[slots, env]
+
+    def _array(self, name: str) -> np.ndarray:
+        stored: Any = getattr(self.buffer, name)
+        return stored if self.key is None else stored[self.key]
+
+    def _observation_sequence(self, slots: np.ndarray, env: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """``(batch, T + 1, ...)``: the first observation, and where each step led."""
+        if isinstance(self.buffer, FrameReplayBuffer):
+            steps = np.minimum(np.arange(slots.shape[1] + 1), last[:, None] + 1)
+            return self.buffer.observations_at(slots[:, :1], env[:, None], steps)
+        first = self._array("observations")[slots[:, 0], env][:, None]
+        return np.concatenate([first, self._array("next_observations")[slots, env[:, None]]], axis=1)
+
+    def _jumps(self, slots: np.ndarray, env: np.ndarray) -> np.ndarray:
+        """Whether the next stored transition does not begin where this one led, though the episode is not over."""
+        if isinstance(self.buffer, FrameReplayBuffer):
+            return self.buffer.cut[slots, env[:, None]]
+        # SB3's buffers do not know: compare. A jump looks like any other step until one sees both observations.
+        jumps = np.zeros(slots.shape, dtype=bool)
+        here, there = slots[:, :-1], slots[:, 1:]
+        led, begins = self._array("next_observations")[here, env[:, None]], self._array("observations")[there, env[:, None]]
+        jumps[:, :-1] = (led != begins).reshape(*here.shape, -1).any(axis=-1)
+        return jumps
+
+
+class RolloutStore(ReplaySource):
+    """
+    The last transitions of an on-policy algorithm, with what its rollout buffer does not keep: true next observations, and
+    rewards without the bootstrap value that SB3 adds at time limits.
+
+    :param size: transitions, of all environments together
+    :param space: image space
+    :param action_space: of the model
+    :param n_envs: number of environments
+    :param key: of the image in Dict observations
+    """
+
+    def __init__(self, size: int, space: spaces.Box, action_space: spaces.Space, n_envs: int, key: str | None = None) -> None:
+        super().__init__(ReplayBuffer(size, space, action_space, device="cpu", n_envs=n_envs))
+        self.image_key = key
+
+    def add_step(self, model: BaseAlgorithm, step: dict[str, Any]) -> None:
+        """
+        :param model: whose ``_last_obs`` is the observation that was acted on
+        :param step: the local variables of SB3's ``collect_rollouts``
+        """
+        image = (lambda obs: obs) if self.image_key is None else (lambda obs: obs[self.image_key])
+        next_obs = np.array(image(step["new_obs"]))
+        for env, (done, info) in enumerate(zip(step["dones"], step["infos"], strict=True)):
+            if done and info.get("terminal_observation") is not None:
+                next_obs[env] = image(info["terminal_observation"])
+        normalizer = model.get_vec_normalize_env()
+        rewards = step["rewards"] if normalizer is None else normalizer.get_original_reward()
+        actions = np.asarray(step["actions"])
+        if isinstance(model.action_space, spaces.Box):
+            # as off-policy buffers hold them: what the environment got, scaled to [-1, 1]
+            low, high = model.action_space.low, model.action_space.high
+            actions = 2.0 * (np.clip(actions, low, high) - low) / (high - low) - 1.0
+        self.buffer.add(image(model._last_obs), next_obs, actions, rewards, step["dones"], step["infos"])
+
+
+def make_batch(
+    raw: RawViews | RawSequences,
+    request: DataRequest,
+    device: th.device,
+    augment: Augmentation | None,
+    generator: th.Generator | None,
+) -> ViewBatch | SequenceBatch:
+    """
+    Move a raw batch to the device and augment it there.
+
+    :param raw: from :meth:`DataSource.draw`
+    :param request: what it answers
+    :param device: of the model
+    :param augment: of the views; None passes them as they are
+    :param generator: of the augmentation and the objective, on ``device``
+    """
+    obs = th.as_tensor(raw.obs, device=device)
+    if isinstance(raw, RawViews):
+        views = tuple(obs if augment is None else augment(obs, generator) for _ in range(request.views))
+        return ViewBatch(views, generator)
+    actions = th.as_tensor(raw.actions, device=device)
+    return SequenceBatch(
+        obs,
+        actions.float() if actions.is_floating_point() else actions.long(),
+        th.as_tensor(raw.rewards, device=device),
+        th.as_tensor(raw.terminated, device=device),
+        th.as_tensor(raw.truncated, device=device),
+        th.as_tensor(raw.mask, device=device),
+        augment,
+        generator,
+    )

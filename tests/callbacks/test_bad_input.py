@@ -1,0 +1,149 @@
+"""Every wrong input fails before training, with words that say what to change."""
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from crl.augment import RandomCrop, RandomShift
+from crl.callbacks import AuxiliaryLossCallback
+from crl.encoders import PixelEncoder
+from crl.objectives import CURL
+from crl.policies import PixelSACPolicy
+
+from ..fakes import FakeImages
+from .models import BOX, SMALL, make_model
+
+SHIFT = RandomShift(2)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(objective="curl"), "pass an instance of crl.contract.Objective"),
+        (dict(mode="joint"), "choose 'own_optimizer' or 'add_gradient'"),
+        (dict(weight=-1.0), "must be >= 0"),
+        (dict(weight=float("nan")), "must be >= 0"),
+        (dict(balance=0.5), "only in mode='add_gradient'"),
+        (dict(balance=0.0, mode="add_gradient"), "positive ratio"),
+        (dict(batch_size=1), "at least 2 observations"),
+        (dict(learning_rate=0.0), "must be positive"),
+        (dict(max_grad_norm=-1.0), "positive number, 'auto' or None"),
+        (dict(interval=0), "at least 1 update"),
+        (dict(store_size=1), "at least 2 transitions"),
+    ],
+)
+def test_constructor(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        AuxiliaryLossCallback(**{"objective": CURL(), **kwargs})
+
+
+def refuses(model, message, **kwargs):
+    before = model.num_timesteps
+    with pytest.raises(ValueError, match=message):
+        model.learn(50, callback=AuxiliaryLossCallback(**{"objective": CURL(augment=SHIFT), **kwargs}))
+    assert model.num_timesteps == before, "it must fail before the first step"
+
+
+def test_objective_without_augmentation():
+    refuses(make_model("ppo"), "nothing augments: pass it augment=", objective=CURL())
+    refuses(make_model("sac", replay_buffer_kwargs=dict(n_stack=2)), "nothing augments", objective=CURL())
+
+
+def test_batch_larger_than_the_buffer():
+    refuses(make_model("sac", buffer_size=20), r"batch_size=32 is larger than what it is drawn from \(20", batch_size=32)
+    refuses(make_model("ppo"), r"batch_size=32 is larger than what it is drawn from \(16", batch_size=32)
+
+
+def test_models_batch_size_of_one():
+    refuses(make_model("sac", batch_size=1), "the model's batch_size is 1")
+
+
+def test_no_extractor_to_attach_to():
+    refuses(PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=8), "needs images")
+    env = FakeImages(BOX)
+    refuses(SAC("MlpPolicy", env, buffer_size=50), "has no image encoder to train")
+
+
+def test_crop_that_disagrees_with_the_encoder():
+    replay = dict(n_stack=2, augment=RandomCrop(16))
+    refuses(make_model("sac", replay_buffer_kwargs=replay), r"dict\(crop=16\)", objective=CURL())
+    crop = dict(filters=4, layers=2, crop=16)
+    model = make_model("sac", replay_buffer_kwargs=replay, policy_kwargs=dict(features_extractor_kwargs=crop))
+    model.learn(24, callback=AuxiliaryLossCallback(CURL()))
+
+
+def test_crop_larger_than_the_frame():
+    refuses(make_model("sac"), "larger than", objective=CURL(augment=RandomCrop(24)))
+
+
+def test_float_images():
+    class Floats(FakeImages):
+        def __init__(self):
+            super().__init__(BOX)
+            self.observation_space = spaces.Box(0, 1, (6, 20, 20), np.float32)
+
+        def _observe(self):
+            return super()._observe().astype(np.float32) / 255
+
+    with pytest.raises(ValueError, match="uint8 images in 0..255"):
+        SAC(PixelSACPolicy, Floats(), buffer_size=10)
+
+
+def test_stack_of_gymnasium():
+    class Stacked(FakeImages):
+        def __init__(self):
+            super().__init__(BOX)
+            self.observation_space = spaces.Box(0, 255, (3, 20, 20, 3), np.uint8)
+
+    with pytest.raises(ValueError, match="FrameStackObservation"):
+        PixelEncoder(Stacked().observation_space)
+
+
+def test_ambiguous_stack():
+    with pytest.raises(ValueError, match="n_stack"):
+        make_model("sac", replay_buffer_kwargs=dict(augment=SHIFT))
+
+
+def test_memory_option_says_why_it_is_not_needed():
+    with pytest.raises(ValueError, match="optimize_memory_usage"):
+        make_model("sac", optimize_memory_usage=True)
+
+
+def test_n_steps_that_would_be_ignored():
+    with pytest.warns(UserWarning, match="n_steps"):
+        model = make_model("sac", n_steps=3)
+    refuses(model, "n_steps", objective=CURL())
+    replay = dict(n_stack=2, augment=SHIFT, n_steps=3, gamma=0.9)
+    refuses(make_model("sac", replay_buffer_kwargs=replay), "gamma", objective=CURL())
+
+
+@pytest.mark.parametrize("init, fine", [(None, True), ("orthogonal", True), ("delta_orthogonal", False), ("default", False)])
+def test_initialisation_that_sb3_overwrites(init, fine):
+    kwargs = {**SMALL, "features_extractor_kwargs": dict(filters=4, layers=2, init=init)}
+    model = make_model("ppo", policy_kwargs=kwargs)
+    if fine:
+        model.learn(16, callback=AuxiliaryLossCallback(CURL(augment=SHIFT)))
+    else:
+        refuses(model, "ortho_init=False")
+    make_model("ppo", policy_kwargs={**kwargs, "ortho_init": False}).learn(
+        16, callback=AuxiliaryLossCallback(CURL(augment=SHIFT))
+    )
+
+
+def test_two_images_in_a_dict():
+    class Two(FakeImages):
+        def __init__(self):
+            super().__init__(BOX, shape=(6, 40, 40))
+            self.observation_space = spaces.Dict(a=self.observation_space, b=self.observation_space)
+
+        def _observe(self):
+            return dict(a=super()._observe(), b=super()._observe())
+
+    model = SAC("MultiInputPolicy", DummyVecEnv([Two]), buffer_size=50)
+    refuses(model, "exactly one image key")
+
+
+def test_target_keys_on_policy():
+    refuses(make_model("ppo"), "no target encoder", objective=CURL(keys="target", augment=SHIFT))
