@@ -12,18 +12,22 @@ class FakeImages(gym.Env):
     :param action_space: any
     :param shape: of the observation
     :param channels: of one frame
+    :param flat: every frame has one random colour instead of noise
     :param length: steps until the episode ends (terminated) or, if ``truncate``, is cut off
     """
 
-    def __init__(self, action_space, shape=(6, 20, 20), channels=3, length=9, truncate=False, as_dict=False):
+    def __init__(self, action_space, shape=(6, 20, 20), channels=3, length=9, truncate=False, as_dict=False, flat=False):
         self.action_space = action_space
         self.shape, self.channels, self.length, self.truncate, self.as_dict = shape, channels, length, truncate, as_dict
+        self.flat = flat
         image = spaces.Box(0, 255, shape, np.uint8)
         vector = spaces.Box(-1, 1, (3,), np.float32)
         self.observation_space = spaces.Dict(dict(image=image, vector=vector)) if as_dict else image
 
     def _frame(self):
-        return self.np_random.integers(0, 256, (self.channels, *self.shape[1:]), dtype=np.uint8)
+        size = (self.channels, 1, 1) if self.flat else (self.channels, *self.shape[1:])
+        frame = self.np_random.integers(0, 256, size, dtype=np.uint8)
+        return np.broadcast_to(frame, (self.channels, *self.shape[1:])).copy()
 
     def _observe(self):
         image = np.concatenate(self.frames)

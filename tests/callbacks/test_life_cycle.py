@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -12,11 +11,10 @@ from crl.augment import RandomShift
 from crl.callbacks import AuxiliaryLossCallback
 from crl.callbacks.step_hooks import _registered
 from crl.objectives import CURL
-from crl.policies import PixelSACPolicy
 from crl.replay import FrameReplayBuffer
 
 from ..fakes import FakeImages
-from .models import BOX, DISCRETE, augmentation, make_model, same, weights
+from .models import BOX, DISCRETE, augmentation, make_model, same
 
 
 def n_hooks(optimizer):
@@ -172,10 +170,10 @@ def test_separate_extractors_are_all_trained_and_named(capsys):
 
 def test_actor_extractor_is_left_alone_when_not_named():
     """With encoders=['critic'] and no RL updates to the actor's encoder by the objective, the actor's path is RL's alone."""
-    plain, named = make_model("sac-separate"), make_model("sac-separate")
-    callback = AuxiliaryLossCallback(CURL(), encoders=["critic"])
+    plain = make_model("sac-separate")
     plain.learn(17)
-    named.learn(17, callback=callback)
+    named = make_model("sac-separate")
+    named.learn(17, callback=AuxiliaryLossCallback(CURL(), encoders=["critic"]))
     # one RL update has happened, the objective's step came after it: the actor's weights agree, the critic's do not
     assert same(*(dict(m.actor.features_extractor.state_dict()) for m in (plain, named)))
     assert not same(*(dict(m.critic.features_extractor.state_dict()) for m in (plain, named)))
@@ -257,9 +255,9 @@ def test_metrics_reach_the_logger():
 
 def test_learns_to_tell_observations_apart():
     """The loss falls below chance, ln(batch). Fails when the contrastive gradient is cut."""
-    model = make_model("sac", learning_rate=0.0, gradient_steps=1, policy_kwargs=dict(encoder_gradient="objective"))
+    model = make_model("sac", env_kwargs=dict(flat=True), policy_kwargs=dict(encoder_gradient="objective"))
     callback = AuxiliaryLossCallback(CURL(), log_interval=10_000, batch_size=16)
-    model.learn(220, callback=callback)
+    model.learn(250, callback=callback)
     item = callback.attachments["critic"]
     item.flush_metrics()
     for _ in range(10):
@@ -280,11 +278,3 @@ def test_nan_is_reported():
 
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         model.learn(30, callback=[callback, Poison()])
-
-
-def test_weights_differ_from_a_plain_run():
-    plain, with_curl = make_model("sac"), make_model("sac")
-    plain.learn(24)
-    with_curl.learn(24, callback=AuxiliaryLossCallback(CURL()))
-    assert not same(weights(plain), weights(with_curl))
-    assert isinstance(with_curl.policy, PixelSACPolicy) and isinstance(BOX, spaces.Box)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch as th
 import torch.nn.functional as F
+from stable_baselines3.common.callbacks import BaseCallback
 
 from crl.callbacks import AuxiliaryLossCallback
 from crl.contract import Objective
@@ -131,34 +132,54 @@ def test_ppo_add_gradient_is_clip_rl_plus_clip_objective():
     assert clipped == 4, "the clip must bite, or this test shows nothing"
 
 
-def test_ppo_first_ratio_is_exactly_one_in_own_optimizer_mode():
+@pytest.mark.parametrize("mode", ["own_optimizer", "add_gradient"])
+def test_ppo_learns_with_the_weights_that_collected(mode):
+    """
+    Nothing moves between a rollout and the update that learns from it: the first ratio is exactly 1. Log-probs are taken
+    anew in batches of the same make-up, since a convolution over 1 and over 8 images may differ in the last bit.
+    """
     model = make_model("ppo")
-    callback = AuxiliaryLossCallback(CURL(**augmentation("ppo")), "own_optimizer")
-    ratios, steps = [], []
-    evaluate = model.policy.evaluate_actions
-    rollout = model.rollout_buffer
+    callback = AuxiliaryLossCallback(CURL(**augmentation("ppo")), mode)
+    collected, ratios, firsts, train = [], [], [], model.train
+    evaluate = type(model.policy).evaluate_actions
+
+    class CopyThatActs(BaseCallback):
+        def _on_step(self):
+            if self.n_calls % 16 == 1:
+                collected.append(copy.deepcopy(model.policy))
+            return True
 
     def evaluated(obs, actions):
-        values, log_prob, entropy = evaluate(obs, actions)
-        steps.append(log_prob.detach())
+        values, log_prob, entropy = evaluate(model.policy, obs, actions)
+        ratios.append(th.exp(log_prob - evaluate(collected[-1], obs, actions)[1]).detach())
         return values, log_prob, entropy
 
-    get = rollout.get
+    def training():
+        firsts.append(len(ratios))
+        model.policy.evaluate_actions = evaluated
+        train()
+        del model.policy.evaluate_actions
 
-    def got(batch_size):
-        for data in get(batch_size):
-            before = len(steps)
-            yield data
-            ratios.append(th.exp(steps[before] - data.old_log_prob))
-
-    model.policy.evaluate_actions, rollout.get = evaluated, got
-    model.learn(16 * 4, callback=callback)
-    per_train = 2 * 2  # epochs x minibatches
-    firsts = [ratios[i] for i in range(0, len(ratios), per_train)]
-    assert len(firsts) == 4 and callback.attachments["shared"].n_updates == 16
+    model.train = training
+    model.learn(16 * 4, callback=[callback, CopyThatActs()])
+    assert len(firsts) == 4 and callback.attachments["shared"].n_updates >= 12
     for first in firsts:
-        assert (first == 1).all()
-    assert any((r != 1).any() for r in ratios), "the other minibatches must differ, or this test shows nothing"
+        assert (ratios[first] == 1).all()
+        assert (ratios[first + 3] != 1).any(), "later minibatches must differ, or this test shows nothing"
+
+
+def test_the_ratio_test_notices_a_moved_encoder():
+    """The objective's step at the end of the rollout, where it must not be, shows in the first ratio."""
+    model = make_model("ppo")
+    callback = AuxiliaryLossCallback(CURL(**augmentation("ppo")))
+    obs = th.as_tensor(model.env.reset())
+    model.learn(16, callback=callback)
+    actions = th.zeros(1, dtype=th.long)
+    before = model.policy.evaluate_actions(obs, actions)[1]
+    item = callback.attachments["shared"]
+    item.pending = 1
+    callback._catch_up(item)
+    assert (model.policy.evaluate_actions(obs, actions)[1] != before).all()
 
 
 @pytest.mark.parametrize("name, per_update", [("sac", 1), ("td3", 1), ("dqn", 1), ("ppo", 1), ("a2c", 1)])
@@ -210,7 +231,7 @@ def test_objective_alone_moves_the_encoder():
 
 @pytest.mark.parametrize("ratio", [0.1, 2.0])
 def test_balance_keeps_the_ratio_of_gradients(ratio):
-    model = filled("sac")
+    model = filled("sac", learning_rate=1e-8)  # gradients of one size: what is tested is the ratio
     callback = attach(model, AuxiliaryLossCallback(CURL(), "add_gradient", balance=ratio))
     item = callback.attachments["critic"]
     shares = []
@@ -225,8 +246,8 @@ def test_balance_keeps_the_ratio_of_gradients(ratio):
     item._add_to_borrowed = added
     model.train(gradient_steps=1, batch_size=8)
     assert shares[0] == pytest.approx(ratio, rel=1e-3)
-    model.train(gradient_steps=30, batch_size=8)
-    assert th.tensor(shares).median().item() == pytest.approx(ratio, rel=0.6)
+    model.train(gradient_steps=60, batch_size=8)
+    assert sum(shares[20:]) / len(shares[20:]) == pytest.approx(ratio, rel=0.5)
 
 
 def test_heads_are_not_in_the_agents_optimisers():

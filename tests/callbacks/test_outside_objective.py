@@ -5,18 +5,16 @@ import inspect
 
 import pytest
 
+# ---- begin of ATC
+import torch as th
+import torch.nn.functional as F
+from torch import nn
+
 from crl.augment import RandomShift
 from crl.callbacks import AuxiliaryLossCallback
+from crl.contract import DataRequest, Objective
 
 from .models import make_model
-
-
-# ---- begin of ATC
-import torch as th  # noqa: E402, I001
-import torch.nn.functional as F  # noqa: E402
-from torch import nn  # noqa: E402
-
-from crl.contract import DataRequest, Objective  # noqa: E402
 
 
 class OutsideATC(Objective):

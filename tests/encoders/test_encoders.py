@@ -15,6 +15,7 @@ from crl.encoders import (
     load_encoder,
     save_encoder,
 )
+
 from ..networks.test_bodies import sine_weights
 
 

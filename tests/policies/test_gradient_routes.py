@@ -9,6 +9,7 @@ from stable_baselines3.common.torch_layers import NatureCNN
 
 from crl.encoders import ImpalaEncoder, PixelEncoder
 from crl.policies import PixelSACPolicy, PixelTD3Policy
+
 from ..fakes import FakeImages
 
 KWARGS = dict(net_arch=[16], features_extractor_kwargs=dict(filters=4, layers=2))
