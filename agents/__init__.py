@@ -1,0 +1,1 @@
+"""Agents: SB3 algorithms with a pixel encoder shared between losses."""

@@ -35,8 +35,8 @@ class Stacks(NamedTuple):
 class FrameReplayBuffer(ReplayBuffer):
     """
     SB3's replay buffer for stacked images, with every frame stored once: 6 times less memory for stacks of three, 8 times
-    for stacks of four. Under equal numpy seeds ``sample()`` returns what SB3's ReplayBuffer (``n_steps=1``), NStepReplayBuffer and,
-    for Dict observations with one image, DictReplayBuffer return.
+    for stacks of four. Under equal numpy seeds ``sample()`` returns what SB3's ReplayBuffer (``n_steps=1``),
+    NStepReplayBuffer and, for Dict observations with one image, DictReplayBuffer return.
 
     Use it by ``replay_buffer_class=FrameReplayBuffer, replay_buffer_kwargs=dict(...)``. Nothing is allocated before the first
     ``add``. An observation that does not continue its predecessor (a second ``learn()``, ``set_env``, a loaded buffer) opens a

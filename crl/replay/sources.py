@@ -118,7 +118,7 @@ class ReplaySource:
         jumps = np.zeros(slots.shape, dtype=bool)
         here, there = slots[:, :-1], slots[:, 1:]
         led, begins = self._array("next_observations")[here, env[:, None]], self._array("observations")[there, env[:, None]]
-        jumps[:, :-1] = (led != begins).reshape(*here.shape, -1).any(axis=-1)
+        jumps[:, :-1] = (led != begins).any(axis=tuple(range(2, led.ndim)))
         return jumps
 
 

@@ -52,7 +52,7 @@ def infer_n_stack(channels: int, n_stack: int | None) -> int:
         raise ValueError(f"{channels} channels: pass replay_buffer_kwargs=dict(n_stack=<frames in one observation>)")
     ways = " or ".join(f"{k} frames of {channels // k}" for k in possible)
     raise ValueError(
-        f"{channels} channels may be {ways}: pass replay_buffer_kwargs=dict(n_stack=...), the frames stacked in one observation"
+        f"{channels} channels may be {ways}: pass replay_buffer_kwargs=dict(n_stack=...), the frames in one observation"
     )
 
 

@@ -1,0 +1,133 @@
+"""Windows and views against a plain store of episodes."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from crl.augment import RandomShift
+from crl.contract import DataRequest
+from crl.replay import FrameReplayBuffer, ReplaySource, make_batch
+
+from .scripts import Story, Teller, stories
+
+ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
+
+
+def tell(story, kind):
+    arguments = (story.buffer_size, story.space, ACTIONS, "cpu", story.n_envs)
+    buffer = FrameReplayBuffer(*arguments, n_stack=story.n_stack) if kind == "frames" else ReplayBuffer(*arguments)
+    # the plain store: per environment a list of live transitions, each with whether the next one continues it
+    plain = [[] for _ in range(story.n_envs)]
+    for t, (obs, next_obs, action, reward, done, infos) in enumerate(Teller(story).steps()):
+        buffer.add(obs, next_obs, action, reward, done, infos)
+        for env in range(story.n_envs):
+            if plain[env] and story.events[t][env] == 3:
+                plain[env][-1]["continues"] = False
+            timeout = infos[env]["TimeLimit.truncated"]
+            plain[env].append(
+                dict(
+                    obs=obs[env],
+                    next_obs=next_obs[env],
+                    action=action[env],
+                    reward=reward[env],
+                    terminated=bool(done[env] and not timeout),
+                    truncated=bool(timeout),
+                    continues=not done[env],
+                )
+            )
+    live = story.buffer_size // story.n_envs
+    return buffer, [transitions[-live:] for transitions in plain]
+
+
+def jump_is_invisible(transitions, start, steps):
+    """SB3's buffer keeps no note of a jump that leads to an observation equal to the one before it."""
+    return any(
+        not a["continues"] and not (a["terminated"] or a["truncated"]) and np.array_equal(a["next_obs"], b["obs"])
+        for a, b in zip(transitions[start : start + steps], transitions[start + 1 : start + steps + 1], strict=False)
+    )
+
+
+@pytest.mark.parametrize("kind", ["frames", "sb3"])
+@settings(max_examples=60, deadline=None)
+@given(story=stories(), steps=st.integers(1, 6))
+def test_windows_are_slices_of_one_episode(kind, story, steps):
+    buffer, plain = tell(story, kind)
+    source = ReplaySource(buffer)
+    oldest = buffer.pos if buffer.full else 0
+    size = len(plain[0])
+    start = np.repeat(np.arange(size), story.n_envs)
+    env = np.tile(np.arange(story.n_envs), size)
+    raw = source._windows(oldest, start, env, steps)
+    assert raw.obs.shape == (len(start), steps + 1, *story.space.shape) and raw.obs.dtype == np.uint8
+    assert raw.mask.shape == raw.rewards.shape == raw.terminated.shape == (len(start), steps)
+    for row, (s, e) in enumerate(zip(start, env, strict=True)):
+        if jump_is_invisible(plain[e], s, steps):
+            continue
+        transitions = plain[e][s:]
+        expected = []
+        for transition in transitions[:steps]:
+            expected.append(transition)
+            if not transition["continues"]:
+                break
+        n = len(expected)
+        assert raw.mask[row].tolist() == [True] * n + [False] * (steps - n)
+        assert (raw.obs[row, 0] == expected[0]["obs"]).all()
+        for t, transition in enumerate(expected):
+            assert (raw.obs[row, t + 1] == transition["next_obs"]).all()
+            assert (raw.actions[row, t] == transition["action"]).all()
+            assert raw.rewards[row, t] == transition["reward"]
+            assert raw.terminated[row, t] == transition["terminated"]
+            assert raw.truncated[row, t] == transition["truncated"]
+        for t in range(n, steps):
+            assert (raw.obs[row, t + 1] == expected[-1]["next_obs"]).all(), "padding repeats the last observation"
+            assert raw.rewards[row, t] == 0 and not raw.terminated[row, t] and not raw.truncated[row, t]
+
+
+@pytest.mark.parametrize("kind", ["frames", "sb3"])
+def test_draws_are_uniform_over_what_is_live(kind):
+    story = Story(2, 1, 2, 20, "repeat", ((0, 0), (1, 0), (0, 2)) * 9, all_different=True)
+    buffer, plain = tell(story, kind)
+    source, rng = ReplaySource(buffer), np.random.default_rng(0)
+    raw = source.draw(DataRequest("views"), 4000, rng)
+    live = {t["obs"].tobytes(): 0 for transitions in plain for t in transitions}
+    for image in raw.obs:
+        live[image.tobytes()] += 1  # a KeyError would be an observation that is not live
+    assert len(live) == 20 and min(live.values()) > 130 and max(live.values()) < 280
+    starts = source.draw(DataRequest("sequence", steps=3), 4000, rng).obs[:, 0]
+    assert {image.tobytes() for image in starts} == set(live)
+
+
+def test_draws_do_not_touch_global_streams_and_repeat():
+    buffer, _ = tell(Story(2, 1, 1, 20, "repeat", ((0,),) * 30), "frames")
+    state = np.random.get_state()[1].copy()
+    a = ReplaySource(buffer).draw(DataRequest("sequence", steps=2), 8, np.random.default_rng(5))
+    b = ReplaySource(buffer).draw(DataRequest("sequence", steps=2), 8, np.random.default_rng(5))
+    assert (state == np.random.get_state()[1]).all()
+    assert (a.obs == b.obs).all()
+
+
+def test_batches_on_the_device():
+    buffer, _ = tell(Story(2, 3, 1, 20, "repeat", ((0,),) * 30), "frames")
+    source, rng = ReplaySource(buffer), np.random.default_rng(0)
+    assert source.ready(DataRequest("views"), 20) and not source.ready(DataRequest("views"), 21)
+    request = DataRequest("views", views=3)
+    batch = make_batch(source.draw(request, 8, rng), request, th.device("cpu"), RandomShift(2), th.Generator())
+    assert len(batch.views) == 3 and len(batch) == 8 and batch.views[0].dtype == th.uint8
+    assert not th.equal(batch.views[0], batch.views[1]), "views are drawn independently"
+    request = DataRequest("sequence", steps=4)
+    raw = source.draw(request, 8, rng)
+    batch = make_batch(raw, request, th.device("cpu"), RandomShift(2), th.Generator())
+    assert (batch.obs.numpy() == raw.obs).all() and batch.steps == 4 and batch.actions.dtype == th.float32
+    assert not th.equal(batch.view(0), batch.view(0)) and batch.mask.dtype == th.bool
+    plain = make_batch(raw, request, th.device("cpu"), None, None)
+    assert th.equal(plain.view(2), plain.obs[:, 2])
+
+
+@pytest.mark.parametrize("kwargs", [dict(kind="pairs"), dict(views=0), dict(kind="sequence"), dict(kind="sequence", steps=0)])
+def test_wrong_requests(kwargs):
+    with pytest.raises(ValueError, match="DataRequest"):
+        DataRequest(**kwargs)
