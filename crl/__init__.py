@@ -1,1 +1,99 @@
-"""Representation learning for Stable-Baselines3 agents that see pixels."""
+"""
+Representation learning for Stable-Baselines3 agents that see pixels.
+
+Names are imported when they are first asked for: ``import crl`` loads neither torch nor SB3.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crl.augment import (
+        CenterCrop,
+        ColorJitter,
+        Compose,
+        GaussianBlur,
+        Grayscale,
+        HorizontalFlip,
+        Intensity,
+        RandomConvolution,
+        RandomCrop,
+        RandomErasing,
+        RandomRotation,
+        RandomShift,
+    )
+    from crl.callbacks import AuxiliaryLossCallback
+    from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
+    from crl.objectives import CURL
+    from crl.policies import PixelSACPolicy, PixelTD3Policy
+    from crl.replay import FrameReplayBuffer
+
+_WHERE = {
+    "CURL": "crl.objectives",
+    "AuxiliaryLossCallback": "crl.callbacks",
+    "CenterCrop": "crl.augment",
+    "ColorJitter": "crl.augment",
+    "Compose": "crl.augment",
+    "FrameReplayBuffer": "crl.replay",
+    "GaussianBlur": "crl.augment",
+    "Grayscale": "crl.augment",
+    "HorizontalFlip": "crl.augment",
+    "ImpalaEncoder": "crl.encoders",
+    "Intensity": "crl.augment",
+    "NatureEncoder": "crl.encoders",
+    "PixelEncoder": "crl.encoders",
+    "PixelSACPolicy": "crl.policies",
+    "PixelTD3Policy": "crl.policies",
+    "RainbowEncoder": "crl.encoders",
+    "RandomConvolution": "crl.augment",
+    "RandomCrop": "crl.augment",
+    "RandomErasing": "crl.augment",
+    "RandomRotation": "crl.augment",
+    "RandomShift": "crl.augment",
+    "load_encoder": "crl.encoders",
+    "save_encoder": "crl.encoders",
+}
+
+__all__ = [
+    "CURL",
+    "AuxiliaryLossCallback",
+    "CenterCrop",
+    "ColorJitter",
+    "Compose",
+    "FrameReplayBuffer",
+    "GaussianBlur",
+    "Grayscale",
+    "HorizontalFlip",
+    "ImpalaEncoder",
+    "Intensity",
+    "NatureEncoder",
+    "PixelEncoder",
+    "PixelSACPolicy",
+    "PixelTD3Policy",
+    "RainbowEncoder",
+    "RandomConvolution",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomRotation",
+    "RandomShift",
+    "__version__",
+    "load_encoder",
+    "save_encoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("crl")
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    near = difflib.get_close_matches(name, _WHERE, n=3)
+    raise AttributeError(f"crl has no {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -63,7 +63,7 @@ def autocast(precision: str, device: th.device | str) -> AbstractContextManager[
         return nullcontext()
     import torch as th
 
-    return th.autocast(th.device(device).type, dtype=th.bfloat16)  # type: ignore[return-value]
+    return th.autocast(th.device(device).type, dtype=th.bfloat16)
 
 
 def set_threads(n: int | None) -> int:

@@ -124,8 +124,10 @@ class Encoder(Protocol):
     """
 
     features_dim: int
-    #: the agent's own target encoder (that of SAC's target critic), None where there is none
-    target: Encoder | None
+
+    @property
+    def target(self) -> Encoder | None:
+        """The agent's own target encoder (that of SAC's target critic), None where there is none."""
 
     def __call__(self, obs: th.Tensor) -> th.Tensor:
         """``(batch, features_dim)`` float32."""

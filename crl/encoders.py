@@ -143,7 +143,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         """A new, freshly initialised head for the same body (an actor's own)."""
         head = copy.deepcopy(self._head)
         for layer in head:
-            if hasattr(layer, "reset_parameters"):
+            if isinstance(layer, nn.Linear | nn.LayerNorm):
                 layer.reset_parameters()
         initialize(head, self.init)
         return EncoderHead(nn.Sequential(copy.deepcopy(self._pool), *head), self.features_dim)

@@ -35,7 +35,6 @@ class _ActorOnSharedBody:
     The body is no sub-module: the actor's optimiser, state dict and EMA must not hold the critic's convolutions.
     """
 
-    features_extractor: nn.Module
     observation_space: spaces.Space
     normalize_images: bool
     _shared: tuple[BodyHeadEncoder]
@@ -72,7 +71,7 @@ class PixelCritic(ContinuousCritic):
     :param moves_body: whether the critic's loss may reach the encoder's convolutions. Its own head learns in any case.
     """
 
-    features_extractor: BodyHeadEncoder  # type: ignore[assignment]
+    features_extractor: BodyHeadEncoder
 
     def __init__(self, *args: Any, moves_body: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -254,7 +253,9 @@ def split_parameters(
         gradient (and is skipped) unless an objective adds one
     :return: parameters of the actor's and of the critic's optimiser; together each parameter once
     """
-    body = list(critic.features_extractor.body.parameters())  # type: ignore[operator, union-attr]
+    encoder = critic.features_extractor
+    assert isinstance(encoder, BodyHeadEncoder)
+    body = list(encoder.body.parameters())
     in_body = {id(parameter) for parameter in body}
     rest = [parameter for parameter in critic.parameters() if id(parameter) not in in_body]
     if encoder_gradient == "actor":

@@ -30,12 +30,9 @@ _ACCELERATION = 0.06
 MAX_SPEED = _ACCELERATION / (1.0 - _DRAG)
 _DISCRETE = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)], dtype=np.float32)
 # dim, so that the dots stand out, and few (see above)
-_PALETTE = np.array(
-    [(20, 20, 60), (60, 20, 20), (20, 60, 20), (60, 60, 20), (20, 60, 60), (60, 20, 60), (40, 40, 40), (75, 50, 25)],
-    dtype=np.float32,
-)
+_PALETTE = np.array([(20, 20, 60), (60, 25, 20), (40, 40, 40)], dtype=np.float32)
 _DOT = np.array((250, 250, 250), dtype=np.float32)
-_GOAL = np.array((60, 230, 60), dtype=np.float32)
+_GOAL = np.array((60, 130, 60), dtype=np.float32)
 _DISTRACTOR = np.array((230, 230, 120), dtype=np.float32)
 _RADIUS = {"dot": 2.0, "goal": 2.6, "distractor": 2.0}
 _REACH = 4  # half the window in which a disc is drawn, in pixels

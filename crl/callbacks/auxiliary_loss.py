@@ -266,7 +266,7 @@ class AuxiliaryLossCallback(BaseCallback):
             self.weight,
             self.balance,
             clip,
-            self.log_interval,  # type: ignore[arg-type]
+            self.log_interval,
         )
 
     def _add_hooks(self) -> None:
@@ -275,7 +275,7 @@ class AuxiliaryLossCallback(BaseCallback):
                 item.found.optimizer,
                 before=lambda item=item: self._before_rl_update(item),  # type: ignore[misc]
                 after=lambda item=item: self._after_rl_update(item),  # type: ignore[misc]
-                learn_id=self.model.start_time,
+                learn_id=int(self.model.start_time),
             )
 
     # ---- while training

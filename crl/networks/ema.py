@@ -38,7 +38,8 @@ def ema_update(target: nn.Module, online: nn.Module, tau: float) -> None:
     """
     if not 0.0 <= tau <= 1.0:
         raise ValueError(f"tau={tau}: an EMA rate lies in [0, 1]")
-    targets, onlines = list(target.parameters()), list(online.parameters())
+    targets: list[th.Tensor] = list(target.parameters())
+    onlines: list[th.Tensor] = list(online.parameters())
     if [p.shape for p in targets] != [p.shape for p in onlines]:
         raise ValueError("ema_update: the two modules have different parameters; the target must be a copy of the online one")
     if targets and tau > 0.0:

@@ -182,7 +182,7 @@ class FrameReplayBuffer(ReplayBuffer):
         super().reset()
         self.frames = None
 
-    def add(  # type: ignore[override]
+    def add(
         self,
         obs: np.ndarray | dict[str, np.ndarray],
         next_obs: np.ndarray | dict[str, np.ndarray],
@@ -223,7 +223,7 @@ class FrameReplayBuffer(ReplayBuffer):
             self.timeouts[pos] = [info.get("TimeLimit.truncated", False) for info in infos]
         for key, stored in self.others.items():
             for i, source in enumerate((obs, next_obs)):
-                stored[i, pos] = np.asarray(source[key]).reshape(stored.shape[2:])  # type: ignore[index]
+                stored[i, pos] = np.asarray(source[key]).reshape(stored.shape[2:])
         self._last[:] = next_images
         self._open[:] = ~np.asarray(done, dtype=bool)
         self.pos += 1
@@ -323,11 +323,12 @@ class FrameReplayBuffer(ReplayBuffer):
         env: VecNormalize | None,
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
         """Tensors on the device, normalised and augmented as asked."""
+        stored: Any = self.others if self.image_key is not None else None
         everything = []
         for i, (images, at) in enumerate(((obs, inds), (next_obs, next_inds))):
             parts: Any = images
             if self.image_key is not None:
-                parts = {key: images if key == self.image_key else self.others[key][i][at, env_inds] for key in self.obs_shape}
+                parts = {key: images if key == self.image_key else stored[key][i][at, env_inds] for key in self.obs_shape}
             everything.append(self._to_device(self._normalize_obs(parts, env)))
         kind: Any = ReplayBufferSamples if self.image_key is None else DictReplayBufferSamples
         return kind(
@@ -356,8 +357,8 @@ class FrameReplayBuffer(ReplayBuffer):
         under SB3's ``seed=`` and SB3's own draws stay as they are.
         """
         if self._generator is None or self._generator.device != self.device:
-            state = np.random.get_state(legacy=True)  # noqa: NPY002
-            digest = hashlib.sha256(state[1].tobytes() + str(state[2]).encode()).digest()  # type: ignore[index, union-attr]
+            state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+            digest = hashlib.sha256(state[1].tobytes() + str(state[2]).encode()).digest()
             self._generator = th.Generator(self.device)
             self._generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return self._generator

@@ -60,7 +60,7 @@ class FrameStore:
         first = sum(len(pool) for pool in self._pools) // self.chunk
         if self.folder is None:
             private = {} if not hasattr(mmap, "MAP_PRIVATE") else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
-            pool = np.frombuffer(mmap.mmap(-1, size, **private), dtype=np.uint8).reshape(shape)  # type: ignore[arg-type]
+            pool = np.frombuffer(mmap.mmap(-1, size, **private), dtype=np.uint8).reshape(shape)
         else:
             if self._files is None:
                 self.folder.mkdir(parents=True, exist_ok=True)

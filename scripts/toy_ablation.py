@@ -1,0 +1,224 @@
+"""
+Who should move the encoder? The toy's answer: probes and returns of SAC with differently trained encoders.
+
+Trains every arm for every seed on ``toy/reach``, then asks of each encoder how well a linear (ridge) probe reads the true
+state off its conv features on held-out episodes, and evaluates the agent. Rows are appended to a CSV as they come; what is
+there already is skipped, so the script can be stopped and started again::
+
+    python scripts/toy_ablation.py --out runs/toy_ablation.csv --seeds 1 2 3 4 5
+    python scripts/toy_ablation.py --out runs/toy_ablation.csv --summary
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch as th
+import torch.nn.functional as F
+from crl.envs import make_env, make_vec_env
+from stable_baselines3 import SAC
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from crl.augment import RandomShift
+from crl.callbacks import AuxiliaryLossCallback
+from crl.compute import tune_allocator
+from crl.encoders import ModelEncoder, PixelEncoder
+from crl.objectives import CURL
+from crl.policies import PixelSACPolicy
+from crl.replay import FrameReplayBuffer
+
+ENCODER = dict(filters=16)
+STEPS = 5000
+PROBE_EPISODES = 200
+#: position, velocity, goal; the distractor is not for an agent to know
+STATE = 6
+ARMS = {
+    "random-frozen": dict(encoder_gradient="objective", augment=True, curl=False),
+    "rl": dict(encoder_gradient="critic", augment=False, curl=False),
+    "rl+aug": dict(encoder_gradient="critic", augment=True, curl=False),
+    "rl+aug+curl": dict(encoder_gradient="critic", augment=True, curl=True),
+    "contrast-only": dict(encoder_gradient="objective", augment=True, curl=True),
+}
+FIELDS = ["arm", "seed", "r2", "r2_position", "r2_velocity", "r2_goal", "return", "return_std", "steps", "seconds"]
+
+
+def train(arm: str, seed: int, steps: int) -> SAC:
+    """One agent of one arm."""
+    setting = ARMS[arm]
+    model = SAC(
+        PixelSACPolicy,
+        make_vec_env("toy/reach", seed=seed),
+        buffer_size=steps,
+        learning_starts=500,
+        batch_size=128,
+        learning_rate=1e-3,
+        gamma=0.95,
+        tau=0.01,
+        ent_coef="auto_0.1",
+        seed=seed,
+        replay_buffer_class=FrameReplayBuffer,
+        replay_buffer_kwargs=dict(augment=RandomShift(2) if setting["augment"] else None),
+        policy_kwargs=dict(
+            net_arch=[128, 128], encoder_gradient=setting["encoder_gradient"], features_extractor_kwargs=ENCODER
+        ),
+    )
+    callback = AuxiliaryLossCallback(CURL(augment=RandomShift(2)), log_interval=1000) if setting["curl"] else None
+    model.learn(steps, callback=callback)
+    return model
+
+
+def probe_data() -> tuple[th.Tensor, np.ndarray, np.ndarray]:
+    """Observations, states and episode numbers under a random policy; the same for every arm and seed."""
+    env = make_env("toy/reach", seed=10_000)
+    rng = np.random.default_rng(10_000)
+    images, states, episodes = [], [], []
+    for episode in range(PROBE_EPISODES):
+        env.reset()
+        over, action = False, rng.uniform(-1, 1, 2)
+        while not over:
+            # thrust that lasts a few steps: the whole range of speeds and places occurs
+            action = rng.uniform(-1, 1, 2) if rng.random() < 0.2 else action
+            image, _, _, over, info = env.step(action.astype(np.float32))
+            images.append(image)
+            states.append(info["state"][:STATE])
+            episodes.append(episode)
+    return th.as_tensor(np.array(images)), np.array(states, dtype=np.float64), np.array(episodes)
+
+
+@th.no_grad()
+def conv_features(encoder: ModelEncoder, images: th.Tensor) -> np.ndarray:
+    """``(n, features)`` float64."""
+    parts = [encoder.feature_map(images[i : i + 500]).flatten(1) for i in range(0, len(images), 500)]
+    return th.cat(parts).double().numpy()
+
+
+def ridge_r2(features: np.ndarray, states: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+    """R^2 of each state on the last quarter of the episodes; the penalty is chosen on the quarter before it."""
+    quarter = PROBE_EPISODES // 4
+    fit, choose = episodes < 2 * quarter, (episodes >= 2 * quarter) & (episodes < 3 * quarter)
+    test, both = episodes >= 3 * quarter, episodes < 3 * quarter
+
+    def solve(rows: np.ndarray, penalty: float) -> Any:
+        mean, target = features[rows].mean(0), states[rows].mean(0)
+        x = features[rows] - mean
+        scale = penalty * x.var(0).sum() / x.shape[1] * len(x)  # relative to the features' size
+        weights = np.linalg.solve(x.T @ x + (scale + 1e-9) * np.eye(x.shape[1]), x.T @ (states[rows] - target))
+        return lambda z: (z - mean) @ weights + target
+
+    def r2(predict: Any, rows: np.ndarray) -> np.ndarray:
+        error = ((states[rows] - predict(features[rows])) ** 2).sum(0)
+        return 1.0 - error / ((states[rows] - states[rows].mean(0)) ** 2).sum(0)
+
+    penalties = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    best = max(penalties, key=lambda penalty: r2(solve(fit, penalty), choose).mean())
+    return r2(solve(both, best), test)
+
+
+def supervised(images: th.Tensor, states: np.ndarray, episodes: np.ndarray, seed: int, updates: int) -> ModelEncoder:
+    """The same encoder, trained on the states of the probe's training episodes: the ceiling."""
+    th.manual_seed(seed)
+    space = make_env("toy/reach").observation_space
+    encoder = PixelEncoder(space, **ENCODER)  # type: ignore[arg-type]
+    wrapped, head = ModelEncoder(encoder, space), th.nn.Linear(encoder.features_dim, STATE)  # type: ignore[arg-type]
+    train_rows = np.flatnonzero(episodes < PROBE_EPISODES // 4 * 3)
+    target = th.as_tensor((states - states.mean(0)) / states.std(0)).float()
+    optimizer = th.optim.Adam([*encoder.parameters(), *head.parameters()], 1e-3)
+    rng, generator, shift = np.random.default_rng(seed), th.Generator().manual_seed(seed), RandomShift(2)
+    for _ in range(updates):
+        rows = rng.choice(train_rows, 128)
+        loss = F.mse_loss(head(wrapped(shift(images[rows], generator))), target[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return wrapped
+
+
+def run(arm: str, seed: int, steps: int, data: tuple[th.Tensor, np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """One row of the table."""
+    started = time.time()
+    images, states, episodes = data
+    mean, std = float("nan"), float("nan")
+    if arm == "supervised":
+        encoder = supervised(images, states, episodes, seed, updates=steps)
+    else:
+        model = train(arm, seed, steps)
+        encoder = ModelEncoder(model.policy.encoder, model.observation_space)  # type: ignore[union-attr, arg-type]
+        mean, std = evaluate_policy(model, make_vec_env("toy/reach", seed=20_000), n_eval_episodes=50)  # type: ignore[assignment]
+    r2 = ridge_r2(conv_features(encoder, images), states, episodes)
+    parts = dict(r2=r2.mean(), r2_position=r2[:2].mean(), r2_velocity=r2[2:4].mean(), r2_goal=r2[4:6].mean())
+    row = {**parts, "return": mean, "return_std": std, "seconds": time.time() - started}
+    return {"arm": arm, "seed": seed, "steps": steps, **{key: round(float(value), 4) for key, value in row.items()}}
+
+
+def interval(values: np.ndarray) -> str:
+    """Mean and 95 % bootstrap interval of the mean over seeds."""
+    draws = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def summary(path: Path) -> None:
+    """Print the table and the share of the gap that the contrast closes."""
+    rows = list(csv.DictReader(path.open()))
+    seeds = sorted({row["seed"] for row in rows}, key=int)
+
+    def values(arm: str, field: str) -> np.ndarray:
+        by_seed = {row["seed"]: float(row[field]) for row in rows if row["arm"] == arm}
+        return np.array([by_seed[seed] for seed in seeds])
+
+    print(f"seeds {', '.join(seeds)}; mean [95 % bootstrap interval over seeds]\n")
+    print("| arm | R2 of state | position | velocity | goal | return |\n|---|---|---|---|---|---|")
+    for arm in [*ARMS, "supervised"]:
+        cells = [interval(values(arm, field)) for field in FIELDS[2:6]]
+        print(f"| {arm} | {' | '.join(cells)} | {'' if arm == 'supervised' else interval(values(arm, 'return'))} |")
+    random, best = values("random-frozen", "r2"), values("supervised", "r2")
+    for arm in ("contrast-only", "rl+aug+curl", "rl+aug", "rl"):
+        print(f"\ngap from random to supervised closed by {arm}: {interval((values(arm, 'r2') - random) / (best - random))}")
+    more = values("contrast-only", "return") - values("random-frozen", "return")
+    print(f"\nreturn of contrast-only minus random-frozen: {interval(more)}")
+    for field in ("return", "r2"):
+        print(f"{field} of rl+aug+curl minus rl+aug: {interval(values('rl+aug+curl', field) - values('rl+aug', field))}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/toy_ablation.csv"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--arms", nargs="+", default=[*ARMS, "supervised"], choices=[*ARMS, "supervised"])
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--summary", action="store_true", help="print the table of what is there")
+    args = parser.parse_args()
+    if args.summary:
+        return summary(args.out)
+    tune_allocator()
+    th.set_num_threads(1)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    data = probe_data()
+    for seed in args.seeds:
+        for arm in args.arms:
+            done = {(r["arm"], int(r["seed"])) for r in csv.DictReader(args.out.open())} if args.out.exists() else set()
+            if (arm, seed) in done:
+                continue
+            row = run(arm, seed, args.steps, data)
+            new = not args.out.exists()
+            with args.out.open("a", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS)
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+            print(row, flush=True, file=sys.stderr)
+    return None
+
+
+if __name__ == "__main__":
+    main()
