@@ -6,8 +6,8 @@ Made for testing representation learning in seconds, with numpy alone. What it i
 - 32x32 RGB, three frames stacked: the reward wants the dot close to the goal *and slow*, and speed shows only between frames.
 - Goal and background are redrawn in each episode, and a second dot of about the same size wanders about: an encoder has to
   tell the controlled dot from the distractor, which random convolutions do poorly and supervised ones do well.
-- Backgrounds come from a small palette. A background that is unique to an episode would let a contrastive loss tell
-  observations apart without ever looking at the dots; with a few shared ones it has to look at positions.
+- There are two backgrounds. One that is unique to an episode would let a contrastive loss tell observations apart without
+  ever looking at the dots; with shared ones it has to look at positions.
 
 The true state is in ``info["state"]``: position, velocity, goal, distractor (two numbers each, see :attr:`ToyReach.STATE`).
 """
@@ -29,8 +29,8 @@ _ACCELERATION = 0.06
 #: the largest speed that full thrust reaches, per step; positions lie in -1..1
 MAX_SPEED = _ACCELERATION / (1.0 - _DRAG)
 _DISCRETE = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)], dtype=np.float32)
-# dim, so that the dots stand out, and few (see above)
-_PALETTE = np.array([(20, 20, 60), (60, 25, 20), (40, 40, 40)], dtype=np.float32)
+# dim, so that the dots stand out
+_PALETTE = np.array([(20, 20, 60), (40, 40, 40)], dtype=np.float32)
 _DOT = np.array((250, 250, 250), dtype=np.float32)
 _GOAL = np.array((60, 130, 60), dtype=np.float32)
 _DISTRACTOR = np.array((230, 230, 120), dtype=np.float32)

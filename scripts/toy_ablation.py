@@ -37,7 +37,7 @@ from crl.policies import PixelSACPolicy
 from crl.replay import FrameReplayBuffer
 
 ENCODER = dict(filters=16)
-STEPS = 5000
+STEPS = 6000
 PROBE_EPISODES = 200
 #: position, velocity, goal; the distractor is not for an agent to know
 STATE = 6

@@ -1,0 +1,147 @@
+import os
+
+import numpy as np
+import pytest
+from crl.envs import EnvironmentOptionError, UnknownEnvironmentError, check_env_id, make_env, make_vec_env
+from crl.envs.dmc import TASKS, split_id
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+@pytest.fixture(scope="module")
+def suite():
+    """dm_control with a renderer that works, or a skip that says why not."""
+    module = pytest.importorskip("dm_control.suite", reason="the extra 'dmc' is not installed")
+    try:
+        module.load("cartpole", "swingup").physics.render(8, 8)
+    except Exception as error:  # whatever the GL library raises
+        pytest.skip(f"no OpenGL here: {error}")
+    return module
+
+
+def episode(env, actions, seed=None):
+    frames, rewards = [env.reset(seed=seed)[0]], []
+    for action in actions:
+        obs, reward, terminated, truncated, _ = env.step(action)
+        frames.append(obs)
+        rewards.append(reward)
+        if terminated or truncated:
+            break
+    return np.array(frames), np.array(rewards)
+
+
+def test_names_without_a_simulator():
+    assert split_id("dmc/cartpole-swingup") == ("cartpole", "swingup")
+    assert split_id("dmc/ball_in_cup-catch") == split_id("dmc/ball-in-cup-catch") == ("ball_in_cup", "catch")
+    check_env_id("dmc/humanoid_CMU-run")
+    with pytest.raises(UnknownEnvironmentError, match="dmc/cartpole-swingup"):
+        check_env_id("dmc/cartpol-swingup")
+    with pytest.raises(UnknownEnvironmentError, match="Nearest"):
+        make_vec_env("dmc/cartpole-fly")
+
+
+@pytest.mark.gl
+def test_table_of_tasks_is_the_suites(suite):
+    assert {(d, t) for d, tasks in TASKS.items() for t in tasks} == set(suite.ALL_TASKS)
+
+
+@pytest.mark.gl
+def test_shapes_defaults_and_time_limit(suite):
+    env = make_env("dmc/cartpole-swingup", seed=0, size=32)
+    obs, info = env.reset()
+    assert obs.shape == (9, 32, 32) and obs.dtype == np.uint8 and env.observation_space.contains(obs)
+    assert info["state"].shape == (5,) and info["physics"].shape == (4,)
+    steps, over = 0, False
+    env.unwrapped.render = lambda: np.zeros((32, 32, 3), np.uint8)  # physics alone: the episode's end is what counts
+    while not over:
+        _, reward, terminated, over, _ = env.step(np.zeros(1, np.float32))
+        assert not terminated and 0 <= reward <= 8
+        steps += 1
+    assert steps == 125, "1000 simulator steps, repeated 8 times"
+    assert make_env("dmc/quadruped-walk", size=8).unwrapped.camera == 2
+    assert make_env("dmc/cheetah-run", size=8).get_wrapper_attr("repeat") == 4
+
+
+@pytest.mark.gl
+def test_pixels_rewards_and_stack_against_the_plain_suite(suite):
+    """Frames equal what the suite renders with its own, larger buffer; rewards are sums over the repeated steps."""
+    env = make_env("dmc/finger-spin", size=48, action_repeat=3)
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (6, 2)).astype(np.float32)
+    frames, rewards = episode(env, actions, seed=11)
+    plain = suite.load("finger", "spin", task_kwargs=dict(random=np.random.RandomState(11)))
+    plain.reset()
+
+    def frame():
+        return plain.physics.render(48, 48, camera_id=0).transpose(2, 0, 1)
+
+    stack = [frame()] * 3
+    assert (frames[0] == np.concatenate(stack)).all()
+    for action, reward, image in zip(actions, rewards, frames[1:], strict=True):
+        total = sum(plain.step(action.astype(np.float64)).reward for _ in range(3))
+        stack = [*stack[1:], frame()]
+        assert reward == pytest.approx(total, abs=1e-12)
+        assert (image == np.concatenate(stack)).all()
+
+
+@pytest.mark.gl
+def test_seeds_reproduce_an_episode(suite):
+    env = make_env("dmc/reacher-easy", size=24)
+    actions = np.random.default_rng(0).uniform(-1, 1, (5, 2)).astype(np.float32)
+    one, two, other = (episode(env, actions, seed=s)[0] for s in (5, 5, 6))
+    assert (one == two).all() and (one != other).any()
+    seeded = [episode(make_env("dmc/reacher-easy", seed=3, size=24), actions)[0] for _ in range(2)]
+    assert (seeded[0] == seeded[1]).all()
+
+
+@pytest.mark.gl
+@pytest.mark.parametrize("env_id, dim", [("dmc/reacher-easy", 2), ("dmc/cheetah-run", 6), ("dmc/ball_in_cup-catch", 2)])
+def test_snapshot_goes_on_bitwise(suite, env_id, dim):
+    env = make_env(env_id, seed=1, size=24, time_limit=0.6)
+    env.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        env.step(rng.uniform(-1, 1, dim))
+    state, actions = env.get_wrapper_attr("get_state")(), rng.uniform(-1, 1, (12, dim))
+
+    def go_on(env):
+        out = []
+        for action in actions:
+            obs, reward, terminated, truncated, info = env.step(action)
+            out.append((obs, reward, info["physics"], info["state"]))
+            if terminated or truncated:
+                out.append((env.reset()[0],))
+        return out
+
+    want = go_on(env)
+    assert any(len(item) == 1 for item in want), "the episode must end within the test"
+    other = make_env(env_id, seed=99, size=24, time_limit=0.6)
+    other.reset()
+    other.step(np.zeros(dim))
+    other.get_wrapper_attr("set_state")(state)
+    for x, y in zip(want, go_on(other), strict=True):
+        assert all(np.array_equal(p, q) for p, q in zip(x, y, strict=True))
+
+
+@pytest.mark.gl
+def test_options(suite):
+    with pytest.raises(EnvironmentOptionError, match="has no option sise; it has size, n_stack"):
+        make_env("dmc/cartpole-swingup", sise=64)
+    with pytest.raises(ValueError, match="cameras 0 to"):
+        make_env("dmc/cartpole-swingup", camera=9)
+    with pytest.raises(ValueError, match="action_repeat=-1"):
+        make_env("dmc/cartpole-swingup", action_repeat=-1)
+    small = make_env("dmc/walker-walk", size=32, shadow_size=256)
+    large = make_env("dmc/walker-walk", size=32)
+    a, b = (env.reset(seed=0)[0].astype(float) for env in (small, large))
+    assert np.abs(a - b).mean() < 0.5
+
+
+@pytest.mark.gl
+def test_vec_env_says_truncated(suite):
+    env = make_vec_env("dmc/cartpole-balance", seed=0, size=8, time_limit=0.24)
+    env.reset()
+    for _ in range(3):
+        _, _, dones, infos = env.step(np.zeros((1, 1)))
+    assert dones[0] and infos[0]["TimeLimit.truncated"] and infos[0]["terminal_observation"].shape == (9, 8, 8)
+    env.close()
