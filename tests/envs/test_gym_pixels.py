@@ -10,6 +10,7 @@ from stable_baselines3.common.env_checker import check_env
 class Counter(gym.Env):
     """Renders a grey level that counts the steps; ends after seven."""
 
+    metadata = {"render_modes": ["rgb_array"]}
     observation_space = spaces.Dict(a=spaces.Box(0, 9, (1,)), b=spaces.Box(0, 9, (2,)))
     action_space = spaces.Discrete(2)
 
