@@ -16,14 +16,13 @@ from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 from stable_baselines3.sac.policies import Actor as SACActor
+from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import Actor as TD3Actor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from crl.encoders import BodyHeadEncoder, PixelEncoder
-from crl.networks import initialize
 
 EncoderGradient = Literal["critic", "actor", "objective"]
 ROUTES = ("critic", "actor", "objective")
@@ -58,34 +57,7 @@ class _ActorOnSharedBody:
 
 
 class PixelSACActor(_ActorOnSharedBody, SACActor):
-    """
-    SB3's SAC actor on the critic's conv body.
-
-    :param log_std_bounds: range that the log standard deviation is squashed into by tanh, as CURL and DrQ do; None clips it
-        to [-20, 2] as SB3 does
-    """
-
-    def __init__(self, *args: Any, log_std_bounds: tuple[float, float] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.log_std_bounds = log_std_bounds
-
-    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
-        """Mean and log standard deviation of the Gaussian before its squashing, ``(batch, action_dim)`` each."""
-        if self.log_std_bounds is None:
-            return super().get_action_dist_params(obs)
-        return (*self.gaussian(self.extract_features(obs, self.features_extractor)), {})
-
-    def gaussian(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param features: ``(batch, features_dim)``, of the actor's own head
-        :return: mean and log standard deviation, ``(batch, action_dim)`` each
-        """
-        latent = self.latent_pi(features)
-        mean, raw = self.mu(latent), self.log_std(latent)  # type: ignore[operator]
-        if self.log_std_bounds is None:
-            return mean, th.clamp(raw, LOG_STD_MIN, LOG_STD_MAX)
-        low, high = self.log_std_bounds
-        return mean, low + 0.5 * (high - low) * (th.tanh(raw) + 1.0)
+    """SB3's SAC actor on the critic's conv body."""
 
 
 class PixelTD3Actor(_ActorOnSharedBody, TD3Actor):
@@ -145,9 +117,6 @@ class PixelSACPolicy(SACPolicy):
         ``"actor"``: the actor's loss (what SB3 does with a shared extractor). ``"objective"``: neither, an attached objective
         alone (and without one the body stays as it was initialised). Heads always learn from their own loss.
     :param features_extractor_class: an encoder of crl
-    :param log_std_bounds: range that the log standard deviation is squashed into by tanh, (-10, 2) in CURL and DrQ; None
-        clips it as SB3 does. Not with gSDE.
-    :param mlp_init: of the Q networks and the policy: ``"default"`` (torch's, as SB3) or ``"orthogonal"`` (CURL, DrQ)
     :param kwargs: as SB3's ``SACPolicy``
     :raises ValueError: for an unknown route, or an extractor that is not split into body and head
     """
@@ -159,16 +128,10 @@ class PixelSACPolicy(SACPolicy):
         lr_schedule: Schedule,
         encoder_gradient: EncoderGradient = "critic",
         features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
-        log_std_bounds: tuple[float, float] | None = None,
-        mlp_init: str = "default",
         **kwargs: Any,
     ) -> None:
         _check_route("PixelSACPolicy", encoder_gradient, features_extractor_class, kwargs)
-        if log_std_bounds is not None and (kwargs.get("use_sde") or not log_std_bounds[0] < log_std_bounds[1]):
-            raise ValueError(f"log_std_bounds={log_std_bounds}: (low, high) with low < high, and not together with gSDE")
         self._encoder_gradient: EncoderGradient = encoder_gradient
-        self._log_std_bounds = log_std_bounds
-        self._mlp_init = mlp_init
         super().__init__(
             observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
         )
@@ -186,11 +149,8 @@ class PixelSACPolicy(SACPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         self.critic = self.make_critic()
         self.critic_target = self.make_critic()
-        self.actor = self.make_actor()
-        for network in (self.actor.latent_pi, self.actor.mu, self.actor.log_std, *self.critic.q_networks):
-            if isinstance(network, nn.Module):
-                initialize(network, self._mlp_init)
         self.critic_target.load_state_dict(self.critic.state_dict())
+        self.actor = self.make_actor()
         actor_parameters, critic_parameters = split_parameters(self.actor, self.critic, self._encoder_gradient)
         learning_rate = lr_schedule(1)
         self.actor.optimizer = self.optimizer_class(actor_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -200,7 +160,7 @@ class PixelSACPolicy(SACPolicy):
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
         """An actor with a new head on the critic's body."""
         kwargs = self._update_features_extractor(self.actor_kwargs, self.encoder.make_head())  # type: ignore[arg-type]
-        actor = PixelSACActor(**kwargs, log_std_bounds=self._log_std_bounds)
+        actor = PixelSACActor(**kwargs)
         actor.share_body(self.encoder, self._encoder_gradient == "actor")
         return actor.to(self.device)
 
@@ -210,8 +170,7 @@ class PixelSACPolicy(SACPolicy):
         return PixelCritic(**kwargs, moves_body=self._encoder_gradient == "critic").to(self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"encoder_gradient": self._encoder_gradient, "log_std_bounds": self._log_std_bounds, "mlp_init": self._mlp_init}
-        return {**super()._get_constructor_parameters(), **own}
+        return {**super()._get_constructor_parameters(), "encoder_gradient": self._encoder_gradient}
 
 
 class PixelTD3Policy(TD3Policy):

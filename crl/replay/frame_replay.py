@@ -324,7 +324,6 @@ class FrameReplayBuffer(ReplayBuffer):
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
         """Tensors on the device, normalised and augmented as asked."""
         stored: Any = self.others if self.image_key is not None else None
-        self._last_images = obs
         everything = []
         for i, (images, at) in enumerate(((obs, inds), (next_obs, next_inds))):
             parts: Any = images
@@ -340,21 +339,6 @@ class FrameReplayBuffer(ReplayBuffer):
             rewards=self.to_torch(rewards),
             discounts=None if discounts is None else self.to_torch(discounts),
         )
-
-    def sample_views(
-        self, batch_size: int, n_views: int, env: VecNormalize | None = None
-    ) -> tuple[ReplayBufferSamples | DictReplayBufferSamples, tuple[th.Tensor, ...]]:
-        """
-        A batch as from :meth:`sample`, and further views of its observations for an objective that shares the agent's pass.
-
-        :param batch_size: transitions
-        :param n_views: further views, each drawn independently; not normalised by ``env``
-        :param env: as in :meth:`sample`
-        :return: the batch, and ``n_views`` tensors ``(batch_size, channels, height, width)``
-        """
-        samples = self.sample(batch_size, env=env)
-        views = tuple(self._augmented(self._last_images) for _ in range(n_views))
-        return samples, views
 
     def _to_device(self, obs: Any) -> Any:
         if isinstance(obs, dict):
@@ -447,7 +431,7 @@ class FrameReplayBuffer(ReplayBuffer):
     # ---- saving
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key not in ("frames", "_generator", "_last_images")}
+        state = {key: value for key, value in self.__dict__.items() if key not in ("frames", "_generator")}
         state["_generator_state"] = None if self._generator is None else self._generator.get_state()
         if self.frames is not None:
             state["_live"] = [self._live_frames(env) for env in range(self.n_envs)]
