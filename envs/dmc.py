@@ -143,7 +143,7 @@ class DMControl(gym.Env[np.ndarray, np.ndarray]):
         info = {"physics": self._env.physics.get_state(), "discount": float(step.discount)}
         return self._flatten(step.observation), float(step.reward or 0.0), terminated, over and not terminated, info
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         """The scene, ``(size, size, 3)`` uint8."""
         frame = self._env.physics.render(self.size, self.size, camera_id=self.camera)
         return np.asarray(frame)

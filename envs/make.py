@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -105,9 +106,9 @@ def _nearest(env_id: str, known: list[str]) -> str:
 def _make(env_id: str, options: dict[str, Any]) -> gym.Env[Any, Any]:
     check_env_id(env_id)
     if env_id in _TOYS:
-        maker, arguments = _TOYS[env_id][1], ()
+        maker = _TOYS[env_id][1]
     elif env_id.startswith("dmc/"):
-        maker, arguments = _dmc, (env_id,)
+        maker = partial(_dmc, env_id)
     elif env_id.startswith("gym/"):
         return _gym(env_id, **options)
     else:
@@ -116,7 +117,7 @@ def _make(env_id: str, options: dict[str, Any]) -> gym.Env[Any, Any]:
     wrong = [name for name in options if name not in names]
     if wrong:
         raise EnvironmentOptionError(f"{env_id} has no option {', '.join(wrong)}; it has {', '.join(names)}")
-    return maker(*arguments, **options)
+    return maker(**options)
 
 
 def make_env(env_id: str, seed: int | None = None, **options: Any) -> gym.Env[Any, Any]:
