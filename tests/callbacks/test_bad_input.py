@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from crl.augment import RandomCrop, RandomShift
 from crl.callbacks import AuxiliaryLossCallback
-from crl.encoders import PixelEncoder
+from crl.encoders import PixelEncoder, load_encoder, save_encoder
 from crl.objectives import CURL
 from crl.policies import PixelSACPolicy
 
@@ -130,6 +130,15 @@ def test_initialisation_that_sb3_overwrites(init, fine):
     make_model("ppo", policy_kwargs={**kwargs, "ortho_init": False}).learn(
         16, callback=AuxiliaryLossCallback(CURL(augment=SHIFT))
     )
+
+
+def test_loaded_weights_survive_attaching(tmp_path):
+    source, model = make_model("ppo", seed=1), make_model("ppo")
+    path = save_encoder(source.policy.features_extractor, tmp_path / "encoder")
+    load_encoder(model.policy.features_extractor, path)
+    model._setup_learn(16, AuxiliaryLossCallback(CURL(augment=SHIFT)))
+    for a, b in zip(source.policy.features_extractor.parameters(), model.policy.features_extractor.parameters(), strict=True):
+        assert (a == b).all()
 
 
 def test_two_images_in_a_dict():
