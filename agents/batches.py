@@ -1,0 +1,122 @@
+"""Batches of an off-policy agent that shares its views with an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from crl.contract import Augmentation, Objective, SequenceBatch, ViewBatch
+from crl.replay import FrameReplayBuffer, ReplaySource, make_batch
+
+
+@dataclass
+class PixelBatch:
+    """
+    One batch of transitions.
+
+    :param raw: ``(batch, channels, height, width)`` uint8, observations as stored
+    :param obs: the same, augmented: what the critic sees, and the objective's anchor
+    :param next_obs: augmented by a draw of their own
+    :param actions: ``(batch, action_dim)`` in [-1, 1]
+    :param rewards: ``(batch, 1)``
+    :param dones: ``(batch, 1)``, 1 where nothing follows (time limits do not count)
+    :param discounts: ``(batch, 1)`` of n-step returns, or the one discount of all
+    """
+
+    raw: th.Tensor
+    obs: th.Tensor
+    next_obs: th.Tensor
+    actions: th.Tensor
+    rewards: th.Tensor
+    dones: th.Tensor
+    discounts: th.Tensor | float
+
+
+@contextmanager
+def _unaugmented(buffer: ReplayBuffer) -> Iterator[Augmentation | None]:
+    augment: Augmentation | None = getattr(buffer, "augment", None)
+    if augment is None:
+        yield None
+        return
+    buffer.augment = None  # type: ignore[attr-defined]
+    try:
+        yield augment
+    finally:
+        buffer.augment = augment  # type: ignore[attr-defined]
+
+
+def draw_batch(buffer: ReplayBuffer, batch_size: int, gamma: float, env: VecNormalize | None = None) -> PixelBatch:
+    """
+    What ``buffer.sample(batch_size)`` returns, draw for draw, with the images before augmentation as well: further views of
+    the same observations are made from them.
+
+    :param buffer: a replay buffer of images
+    :param batch_size: transitions
+    :param gamma: discount where the buffer has none of its own
+    :param env: for the normalisation of rewards
+    """
+    with _unaugmented(buffer) as augment:
+        data = buffer.sample(batch_size, env=env)
+    obs, next_obs = data.observations, data.next_observations
+    if augment is not None:
+        assert isinstance(buffer, FrameReplayBuffer)
+        obs, next_obs = augment(obs, buffer.generator), augment(next_obs, buffer.generator)
+    discounts = gamma if data.discounts is None else data.discounts
+    return PixelBatch(data.observations, obs, next_obs, data.actions, data.rewards, data.dones, discounts)
+
+
+class ObjectiveData:
+    """
+    Answers an objective's request at one update of an agent.
+
+    Everything that is drawn for update n comes from a generator seeded by the run's seed and n: nothing needs saving, and
+    the agent's own random streams are not touched.
+
+    :param objective: whose request is answered
+    :param buffer: the agent's
+    :param seed: of the run
+    :raises ValueError: when nothing makes the views that the objective contrasts
+    """
+
+    def __init__(self, objective: Objective, buffer: ReplayBuffer, seed: int) -> None:
+        self.objective = objective
+        self.buffer = buffer
+        self.seed = seed
+        self.augment: Augmentation | None = objective.augment or getattr(buffer, "augment", None)
+        if self.augment is None and objective.needs_augmentation:
+            raise ValueError(
+                f"{type(objective).__name__} contrasts augmented views and nothing augments: pass "
+                "replay_buffer_kwargs=dict(augment=RandomShift(4)), or set objective_weight=0"
+            )
+
+    @property
+    def shares_anchor(self) -> bool:
+        """Whether the critic's view of the observations can be the objective's first one."""
+        return self.objective.request.kind == "views" and self.objective.augment is None
+
+    def __call__(self, batch: PixelBatch, update: int) -> ViewBatch | SequenceBatch:
+        """
+        :param batch: of this update
+        :param update: its number
+        """
+        request = self.objective.request
+        streams = np.random.SeedSequence((self.seed, update))
+        generator = th.Generator(batch.raw.device)
+        generator.manual_seed(int(streams.generate_state(1, np.uint64)[0] >> 1))
+        if request.kind == "views":
+            anchor = (batch.obs,) if self.shares_anchor else ()
+            further = request.views - len(anchor)
+            return ViewBatch((*anchor, *(self._view(batch.raw, generator) for _ in range(further))), generator)
+        source: Any = ReplaySource(self.buffer)
+        raw = source.draw(request, len(batch.raw), np.random.default_rng(streams))
+        return make_batch(raw, request, batch.raw.device, self.augment, generator)
+
+    def _view(self, images: th.Tensor, generator: th.Generator) -> th.Tensor:
+        return images if self.augment is None else self.augment(images, generator)
