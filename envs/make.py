@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+
 from crl.envs.dmc import default_action_repeat, split_id, task_ids
 
 if TYPE_CHECKING:
@@ -162,12 +163,13 @@ def make_vec_env(
     if n_envs < 1:
         raise ValueError(f"n_envs={n_envs}: at least 1")
     check_env_id(env_id)  # in this process, whose errors are easier to read than a worker's
-    from crl.envs.episode_seeds import EpisodeSeeds
-    from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+    from crl.envs.episode_seeds import EpisodeSeeds
+    from crl.envs.monitor import ResumableMonitor
+
     def maker(index: int) -> Callable[[], gym.Env[Any, Any]]:
-        return lambda: Monitor(EpisodeSeeds(_make(env_id, options), seed, index))
+        return lambda: ResumableMonitor(EpisodeSeeds(_make(env_id, options), seed, index))
 
     makers = [maker(index) for index in range(n_envs)]
     return SubprocVecEnv(makers) if subprocess else DummyVecEnv(makers)

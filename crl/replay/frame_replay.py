@@ -434,14 +434,48 @@ class FrameReplayBuffer(ReplayBuffer):
         state = {key: value for key, value in self.__dict__.items() if key not in ("frames", "_generator")}
         state["_generator_state"] = None if self._generator is None else self._generator.get_state()
         if self.frames is not None:
-            state["_live"] = [self._live_frames(env) for env in range(self.n_envs)]
+            ranges = [self.live_range(env) for env in range(self.n_envs)]
+            state["_live"] = [(first, self.frames.export(env, first, head)) for env, (first, head) in enumerate(ranges)]
         return state
 
-    def _live_frames(self, env: int) -> tuple[int, np.ndarray]:
+    def live_range(self, env: int) -> tuple[int, int]:
+        """
+        :param env: index of the environment
+        :return: numbers of the oldest frame that a transition needs, and of the frame that will come next
+        """
         assert self.frames is not None
         oldest = self.pos if self.full else 0
         first = int(self.newest[oldest, env]) - int(self.real[oldest, env]) + 1
-        return first, self.frames.export(env, first, int(self.frames.heads[env]))
+        return first, int(self.frames.heads[env])
+
+    def book_keeping(self) -> dict[str, Any]:
+        """All of the state but the frames (and what the constructor was given): small, for checkpoints."""
+        names = ("actions", "rewards", "dones", "timeouts", "newest", "real", "zero_padded", "cut", "others", "_last", "_open")
+        state: dict[str, Any] = {"pos": self.pos, "full": self.full}
+        state["generator"] = None if self._generator is None else self._generator.get_state()
+        if self.frames is not None:
+            state |= {name: getattr(self, name) for name in names}
+        return state
+
+    def restore(self, book_keeping: dict[str, Any], frames: list[tuple[int, np.ndarray]]) -> None:
+        """
+        Go on from a checkpoint.
+
+        :param book_keeping: from :meth:`book_keeping` of a buffer with the same arguments
+        :param frames: for each environment the number of the first live frame, and the frames
+        """
+        state = dict(book_keeping)
+        generator = state.pop("generator")
+        self.__dict__.update(state)
+        self._generator = None
+        if generator is not None:
+            self._generator = th.Generator(self.device)
+            self._generator.set_state(generator)
+        self.frames = None
+        if frames:
+            self.frames = FrameStore(self.frame_shape, self.n_envs, self._expected_frames(), self.folder)
+            for env, (first, images) in enumerate(frames):
+                self.frames.restore(env, first, images)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         generator, live = state.pop("_generator_state"), state.pop("_live", None)
@@ -449,7 +483,7 @@ class FrameReplayBuffer(ReplayBuffer):
         self.frames = None
         self._generator = None
         if generator is not None:
-            self._generator = th.Generator("cpu" if generator.numel() > 16 else self.device)
+            self._generator = th.Generator(self.device)
             self._generator.set_state(generator)
         if live is not None:
             self.frames = FrameStore(self.frame_shape, self.n_envs, self._expected_frames(), self.folder)

@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+
 from crl.envs import EnvironmentOptionError, UnknownEnvironmentError, check_env_id, make_env, make_vec_env
 from crl.envs.dmc import TASKS, split_id
 

@@ -1,10 +1,11 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from crl.envs import make_env
-from crl.envs.wrappers import ActionRepeat, PixelStack
 from gymnasium import spaces
 from stable_baselines3.common.env_checker import check_env
+
+from crl.envs import make_env
+from crl.envs.wrappers import ActionRepeat, PixelStack
 
 
 class Counter(gym.Env):

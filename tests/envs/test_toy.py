@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from stable_baselines3.common.env_checker import check_env as sb3_check
+
 from crl.envs import UnknownEnvironmentError, list_envs, make_env, make_vec_env
 from crl.envs.episode_seeds import episode_seed
 from crl.envs.toy import LENGTH, MAX_SPEED, ToyReach
-from gymnasium.utils.env_checker import check_env as gymnasium_check
-from stable_baselines3.common.env_checker import check_env as sb3_check
 
 TOYS = ["toy/reach", "toy/reach-discrete"]
 
