@@ -24,7 +24,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch as th
 import torch.nn.functional as F
-from crl.envs import make_env, make_vec_env
 from stable_baselines3 import SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -32,6 +31,7 @@ from crl.augment import RandomShift
 from crl.callbacks import AuxiliaryLossCallback
 from crl.compute import tune_allocator
 from crl.encoders import ModelEncoder, PixelEncoder
+from crl.envs import make_env, make_vec_env
 from crl.objectives import CURL
 from crl.policies import PixelSACPolicy
 from crl.replay import FrameReplayBuffer
