@@ -1,0 +1,211 @@
+"""Recipes: what they resolve to, what distinguishes controls, bad input, what they build."""
+
+import subprocess
+import sys
+
+import pytest
+import torch as th
+import yaml
+
+from crl.agents import build, list_recipes, resolve
+from crl.agents.fields import ConfigError, FieldValueError, UnknownFieldError
+from crl.agents.recipes import COLUMNS, RECIPES, UnknownRecipeError, flatten, parse
+from crl.envs import make_vec_env
+
+ENVS = ["dmc/cartpole-swingup", "dmc/cheetah-run", "toy/reach", "gym/Pendulum-v1", "Anything-v0"]
+CONTROLS = [name for name, recipe in RECIPES.items() if recipe.parent]
+
+
+def difference(a, b):
+    a, b = flatten(a), flatten(b)
+    return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)} - {"agent"}
+
+
+def test_the_list():
+    assert set(list_recipes()) == {"curl-sac", "curl-sac-paper", "rad-sac", "sac", "contrast-sac", "frozen-sac"}
+    assert all(text and "\n" not in text for text in list_recipes().values())
+
+
+@pytest.mark.parametrize("env_id", ENVS)
+def test_controls_differ_in_exactly_one_named_field(env_id):
+    expected = {
+        "rad-sac": ("curl-sac", "objective.weight"),
+        "sac": ("rad-sac", "replay.augment"),
+        "contrast-sac": ("curl-sac", "policy.encoder_gradient"),
+        "frozen-sac": ("contrast-sac", "objective.weight"),
+    }
+    assert set(CONTROLS) == set(expected)
+    for name, (parent, field) in expected.items():
+        assert RECIPES[name].parent == parent
+        assert difference(resolve(name, env_id), resolve(parent, env_id)) == {field}
+
+
+def test_frozen_is_random_and_nothing_else():
+    assert difference(resolve("frozen-sac", ENVS[0]), resolve("rad-sac", ENVS[0])) == {"policy.encoder_gradient"}
+
+
+def test_columns_are_the_only_difference_of_the_published_recipe():
+    for env_id in ENVS[:2]:
+        found = difference(resolve("curl-sac", env_id), resolve("curl-sac-paper", env_id))
+        assert found == set(COLUMNS)
+
+
+def test_published_values():
+    flat = flatten(resolve("curl-sac-paper", "dmc/cartpole-swingup"))
+    published = {
+        "algorithm.batch_size": 512,
+        "algorithm.learning_rate": 1e-3,
+        "algorithm.learning_starts": 1000,
+        "algorithm.buffer_size": 100_000,
+        "algorithm.gamma": 0.99,
+        "algorithm.tau": 0.01,
+        "algorithm.encoder_tau": 0.05,
+        "algorithm.actor_period": 2,
+        "algorithm.target_period": 2,
+        "algorithm.gradient_steps": 1,
+        "algorithm.train_freq": 1,
+        "algorithm.ent_coef": "auto_0.1",
+        "algorithm.ent_coef_learning_rate": 1e-4,
+        "algorithm.ent_coef_beta1": 0.5,
+        "algorithm.ent_coef_loss": "alpha",
+        "algorithm.critic_before_actor": True,
+        "algorithm.critic_loss_factor": 1.0,
+        "algorithm.joint": False,
+        "policy.net_arch": [1024, 1024],
+        "policy.log_std_bounds": [-10.0, 2.0],
+        "policy.features_dim": 50,
+        "policy.head": "layer_norm",
+        "policy.crop": 84,
+        "policy.precision": "fp32",
+        "replay.crop_inclusive": False,
+        "objective.keys": "target",
+        "objective.weight": 1.0,
+        "env.kwargs.size": 100,
+    }
+    assert {key: flat[key] for key in published} == published
+    assert flatten(resolve("curl-sac-paper", "dmc/cheetah_run"))["algorithm.learning_rate"] == 2e-4
+
+
+def test_overrides_win_and_strings_are_read_as_the_fields_type():
+    overrides = {
+        "objective.weight": "0.5",
+        "algorithm.buffer_size": "1e4",
+        "algorithm.joint": "false",
+        "policy.net_arch": "256, 128",
+        "policy.log_std_bounds": "none",
+        "policy.pool_size": "2",
+        "env.kwargs.shadow_size": "512",
+        "replay.folder": "frames",
+    }
+    config = flatten(resolve("curl-sac", "dmc/walker-walk", overrides))
+    expected = [0.5, 10_000, False, [256, 128], None, 2, 512, "frames"]
+    for path, value in zip(overrides, expected, strict=True):
+        assert config[path] == value and type(config[path]) is type(value)
+    typed = {path: config[path] for path in overrides}
+    assert resolve("curl-sac", "dmc/walker-walk", typed) == resolve("curl-sac", "dmc/walker-walk", overrides)
+
+
+@pytest.mark.parametrize("agent", list(RECIPES))
+@pytest.mark.parametrize("env_id", ENVS)
+def test_yaml_round_trip(agent, env_id):
+    config = resolve(agent, env_id)
+    text = yaml.safe_dump(config)
+    assert yaml.safe_load(text) == config
+    parse(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    ("agent", "overrides", "error", "message"),
+    [
+        ("curl-sax", {}, UnknownRecipeError, "curl-sac, curl-sac-paper"),
+        ("sac", {"batch_size": 3}, UnknownFieldError, "Nearest: algorithm.batch_size"),
+        ("sac", {"algorithm.batchsize": 3}, UnknownFieldError, "Nearest: algorithm.batch_size"),
+        ("sac", {"algorithms.batch_size": 3}, UnknownFieldError, "Nearest: algorithm.batch_size"),
+        ("sac", {"algorithm.batch_size.x": 3}, UnknownFieldError, "algorithm.batch_size"),
+        ("sac", {"algorithm": 3}, UnknownFieldError, "group of fields"),
+        ("sac", {"algorithm.batch_size": "x"}, FieldValueError, "whole number"),
+        ("sac", {"algorithm.batch_size": 1.5}, FieldValueError, "whole number"),
+        ("sac", {"algorithm.batch_size": True}, FieldValueError, "whole number"),
+        ("sac", {"algorithm.batch_size": 1}, FieldValueError, "at least 2"),
+        ("sac", {"algorithm.tau": 2}, FieldValueError, "at most 1"),
+        ("sac", {"algorithm.learning_rate": 0}, FieldValueError, "above 0"),
+        ("sac", {"algorithm.learning_rate": "nan"}, FieldValueError, "a number"),
+        ("sac", {"algorithm.joint": "maybe"}, FieldValueError, "true or false"),
+        ("sac", {"algorithm.ent_coef": "auto_x"}, FieldValueError, "auto_<start>"),
+        ("sac", {"policy.precision": "fp16"}, FieldValueError, "choose one of fp32, bf16, auto; did you mean"),
+        ("sac", {"policy.net_arch": "64,x"}, FieldValueError, "whole number"),
+        ("sac", {"policy.log_std_bounds": "1"}, FieldValueError, "2 numbers"),
+        ("sac", {"policy.log_std_bounds": "2,1"}, FieldValueError, "low before high"),
+        ("sac", {"policy.encoder": "nature"}, FieldValueError, "policy.filters=none"),
+        ("sac", {"policy.crop": 101}, FieldValueError, "at most 100"),
+        ("curl-sac-paper", {"policy.crop": 100}, FieldValueError, "at most 99"),
+        ("curl-sac", {"policy.crop": None}, FieldValueError, "needs policy.crop"),
+        ("curl-sac", {"replay.augment": "none"}, FieldValueError, "leaves none"),
+        ("curl-sac", {"env.kwargs.n_stack": 4}, FieldValueError, "both alike"),
+        ("curl-sac", {"policy.encoder_gradient": "actor"}, FieldValueError, "joint=false"),
+        ("curl-sac-paper", {"objective.balance": 0.5}, FieldValueError, "joint=true"),
+        ("sac", {"env.id": "toy/reach"}, FieldValueError, "named on its own"),
+        ("sac", {"algorithm.batch_size": 200, "algorithm.buffer_size": 100}, FieldValueError, "larger than"),
+    ],
+)
+def test_bad_input(agent, overrides, error, message):
+    with pytest.raises(error, match=message):
+        resolve(agent, "dmc/walker-walk", overrides)
+    assert issubclass(error, ValueError)
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(ConfigError, match="continuous"):
+        resolve("sac", "toy/reach-discrete")
+
+
+def test_a_damaged_configuration_is_refused():
+    config = resolve("sac", "toy/reach")
+    del config["algorithm"]["tau"]
+    with pytest.raises(ConfigError, match=r"lacks algorithm\.tau"):
+        parse(config)
+
+
+def test_resolving_loads_neither_torch_nor_sb3():
+    code = (
+        "import sys; from crl.agents import resolve, list_recipes; list_recipes(); resolve('curl-sac', 'dmc/cheetah-run');"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'stable_baselines3', 'gymnasium', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("agent", list(RECIPES))
+def test_built_as_resolved(agent):
+    th.set_num_threads(1)
+    small = {
+        "policy.filters": 4,
+        "policy.net_arch": "16",
+        "algorithm.batch_size": 8,
+        "algorithm.learning_starts": 10,
+        "algorithm.buffer_size": 100,
+    }
+    config = resolve(agent, "toy/reach", small)
+    model, callbacks = build(config, make_vec_env("toy/reach", seed=0), seed=3, device="cpu")
+    assert callbacks == []
+    for name, value in config["algorithm"].items():
+        if name != "train_freq":
+            assert getattr(model, name) == value, name
+    assert model.objective_weight == config["objective"]["weight"]
+    assert (model.objective is None) == (config["objective"]["weight"] == 0)
+    assert model.encoder_gradient == config["policy"]["encoder_gradient"]
+    assert repr(model.replay_buffer.augment) == ("None" if agent == "sac" else "RandomShift(pad=2)")
+    before = {name: value.clone() for name, value in model.encoder.body.state_dict().items()}
+    model.learn(14, callback=callbacks)
+    assert model._n_updates == 4
+    moved = any(not th.equal(value, model.encoder.body.state_dict()[name]) for name, value in before.items())
+    assert moved == (agent != "frozen-sac")
+
+
+def test_the_published_crop_is_off_by_one():
+    from crl.agents.build import augmentation
+
+    for agent, largest in (("curl-sac-paper", 15), ("curl-sac", 16)):
+        config = parse(resolve(agent, "dmc/walker-walk"))
+        crop = augmentation(config.replay, config.policy.crop)
+        offsets = crop.draw(th.zeros(3000, 1, 100, 100), th.Generator().manual_seed(0))["offsets"]
+        assert offsets.min() == 0 and offsets.max() == largest
