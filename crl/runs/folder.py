@@ -29,8 +29,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 class RunFolder:
     """
-    ``config.yaml`` (resolved, with versions), ``progress.csv``, ``eval.csv``, TensorBoard events, ``checkpoints/``, ``video/``,
-    ``summary.json``.
+    ``config.yaml`` (resolved, with versions), ``progress.csv``, ``eval.csv``, TensorBoard events, ``checkpoints/``,
+    ``video/``, ``summary.json``.
 
     :param path: of the folder
     """
@@ -57,7 +57,7 @@ class RunFolder:
         if self.config_file.exists():
             state = self.summary().get("state", "unknown")
             raise RunFolderError(
-                f"{self.path} already holds a run ({state}): go on with it by 'crl resume {self.path}', or choose another --out"
+                f"{self.path} holds a run already ({state}): go on by 'crl resume {self.path}', or choose another --out"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False).encode())

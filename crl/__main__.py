@@ -1,0 +1,5 @@
+"""``python -m crl``."""
+
+from crl.cli import main
+
+main()

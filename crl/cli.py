@@ -1,0 +1,269 @@
+"""
+The command line: ``crl train | resume | eval | list | doctor``.
+
+Nothing heavy is imported before the arguments are known to be right: a wrong name answers at once, and ``--help`` too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+STOPPED = 130
+
+
+@dataclass
+class Train:
+    """Train an agent on an environment. `crl list` names both."""
+
+    agent: tyro.conf.Positional[str]
+    """recipe, for example curl-sac"""
+    env: tyro.conf.Positional[str]
+    """environment, for example dmc/cartpole-swingup"""
+    steps: int | None = None
+    """length in agent steps (SB3's total_timesteps)"""
+    env_steps: int | None = None
+    """length in environment steps, action repeat counted; default: the recipe's"""
+    seed: int = 1
+    """of everything"""
+    out: Path | None = None
+    """run folder; default: runs/adhoc/<agent>/<env>/seed<k>"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ..."""
+    threads: int | None = None
+    """of torch's CPU kernels"""
+    precision: str | None = None
+    """of the conv body: fp32, bf16 or auto"""
+    checkpoint_every: int = 2500
+    """agent steps between checkpoints"""
+    set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="FIELD=VALUE")] = field(default_factory=list)
+    """change a field of the recipe, for example --set objective.weight=0.5"""
+
+
+@dataclass
+class Resume:
+    """Go on with a run that was stopped or died."""
+
+    run: tyro.conf.Positional[Path]
+    """run folder"""
+
+
+@dataclass
+class Eval:
+    """Evaluate a run's last checkpoint."""
+
+    run: tyro.conf.Positional[Path]
+    """run folder"""
+    episodes: int = 10
+    """number of episodes"""
+    video: bool = False
+    """film the first episode into the run's video/ folder"""
+
+
+@dataclass
+class List:
+    """List agents, environments and objectives."""
+
+
+@dataclass
+class Doctor:
+    """Check versions, rendering, compute and memory."""
+
+    agent: str = "curl-sac"
+    """recipe whose replay memory is forecast"""
+    env: str = "dmc/cartpole-swingup"
+    """environment of that forecast"""
+
+
+_COMMANDS = (
+    Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
+    | Annotated[Resume, tyro.conf.subcommand("resume", prefix_name=False)]
+    | Annotated[Eval, tyro.conf.subcommand("eval", prefix_name=False)]
+    | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
+)
+
+
+class UsageError(ValueError):
+    """Something on the command line is wrong."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    Entry point; leaves by ``SystemExit``: 0 done, 2 wrong usage, 1 a run failed, 130 stopped by a signal.
+
+    :param argv: arguments; None takes those of the process
+    """
+    command: Any = tyro.cli(
+        _COMMANDS, prog="crl", args=argv, description="Representation learning for SB3 agents from pixels."
+    )
+    actions = {Train: _train, Resume: _resume, Eval: _eval, List: _list, Doctor: _doctor}
+    try:
+        sys.exit(actions[type(command)](command))
+    except ValueError as error:
+        # configurations, names, values and folders are all ValueErrors of ours, raised before anything is built
+        if not _is_ours(error):
+            raise
+        print(f"crl: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_ours(error: ValueError) -> bool:
+    return type(error).__module__.startswith("crl.")
+
+
+def _overrides(command: Train) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    for item in command.set:
+        name, separator, value = item.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--set {item!r}: write field=value, for example --set objective.weight=0.5")
+        overrides[name] = value
+    named = {"train.env_steps": command.env_steps, "train.threads": command.threads, "policy.precision": command.precision}
+    return {**overrides, **{path: value for path, value in named.items() if value is not None}}
+
+
+def _check(command: Train) -> None:
+    """Everything that can be wrong without looking at the recipe."""
+    if command.steps is not None and command.env_steps is not None:
+        raise UsageError("--steps and --env-steps are two ways to say the same: give one")
+    if command.steps is not None and command.steps < 1:
+        raise UsageError(f"--steps {command.steps}: at least 1")
+    if not 0 <= command.seed < 2**31:
+        raise UsageError(f"--seed {command.seed}: from 0 to 2147483647")
+    if command.checkpoint_every < 0:
+        raise UsageError(f"--checkpoint-every {command.checkpoint_every}: 0 (at the end only) or more agent steps")
+    kind, _, index = command.device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
+        raise UsageError(f"--device {command.device}: auto, cpu, cuda or cuda:<index>")
+
+
+def _train(command: Train) -> int:
+    from crl.agents.recipes import resolve
+    from crl.envs.make import check_env_id
+    from crl.runs.folder import RunFolder
+
+    _check(command)
+    overrides = _overrides(command)
+    check_env_id(command.env)
+    resolve(command.agent, command.env, overrides)
+    if command.out is not None and RunFolder(command.out).config_file.exists():
+        RunFolder(command.out).create({})  # raises: there is a run already
+    _prepare()
+    from crl.runs.run import new_run, train
+
+    folder = new_run(
+        command.agent,
+        command.env,
+        overrides,
+        command.seed,
+        out=command.out,
+        steps=command.steps,
+        device=command.device,
+        checkpoint_every=command.checkpoint_every,
+    )
+    return _supervise(train, folder)
+
+
+def _resume(command: Resume) -> int:
+    from crl.runs.folder import RunFolder
+
+    folder = RunFolder(command.run)
+    folder.config()
+    if folder.summary().get("state") == "finished":
+        print(f"{folder.path} is finished: final return {folder.summary()['final_return']:.1f}")
+        return 0
+    _prepare()
+    from crl.runs.run import resume
+
+    return _supervise(resume, folder)
+
+
+def _supervise(action: Any, folder: Any) -> int:
+    """Run something long; whatever ends it is said in one line."""
+    from crl.runs.run import RunError, Stopped
+
+    try:
+        summary = action(folder, show_progress=sys.stderr.isatty())
+    except Stopped as stop:
+        print(f"\nstopped by {stop} and saved. Go on with: crl resume {folder.path}", file=sys.stderr)
+        return STOPPED
+    except RunError as error:
+        print(
+            f"crl: the run failed: {error}\nDetails: {folder.path}/error.txt. Go on with: crl resume {folder.path}",
+            file=sys.stderr,
+        )
+        return 1
+    print(
+        f"{folder.path}: final return {summary['final_return']:.1f} over {summary['eval_episodes']} episodes after "
+        f"{summary['env_steps']} environment steps, {summary['updates_per_second']:.1f} updates/s"
+    )
+    return 0
+
+
+def _eval(command: Eval) -> int:
+    from crl.runs.folder import RunFolder
+
+    if command.episodes < 1:
+        raise UsageError(f"--episodes {command.episodes}: at least 1")
+    folder = RunFolder(command.run)
+    config = folder.config()
+    _prepare()
+    from crl.runs.evaluation import evaluate, write_video
+    from crl.runs.run import RunError, load_model
+
+    try:
+        model = load_model(folder)
+    except RunError as error:
+        print(f"crl: {error}", file=sys.stderr)
+        return 1
+    result = evaluate(model, config, command.episodes, film=command.video)
+    print(
+        f"return {result.mean:.2f} +- {result.std:.2f} over {command.episodes} episodes, at agent step {model.num_timesteps}"
+    )
+    if command.video:
+        path = folder.video / f"step{model.num_timesteps}.mp4"
+        print(f"video: {write_video(result.frames, path)}")
+    return 0
+
+
+def _list(command: List) -> int:
+    from crl.agents.recipes import list_recipes
+    from crl.envs.make import list_envs
+
+    print("agents")
+    for name, text in list_recipes().items():
+        print(f"  {name:18} {text}")
+    print("environments")
+    dmc = [name for name in list_envs() if name.startswith("dmc/")]
+    for name, text in list_envs().items():
+        if name not in dmc:
+            print(f"  {name:18} {text}")
+    print(f"  {'dmc/<task>':18} DeepMind Control from pixels: {', '.join(name.removeprefix('dmc/') for name in dmc)}")
+    print("objectives")
+    print(f"  {'curl':18} contrast of two views of an observation, bilinear logits (Laskin et al. 2020)")
+    return 0
+
+
+def _doctor(command: Doctor) -> int:
+    from crl.agents.recipes import resolve
+    from crl.envs.make import check_env_id
+
+    check_env_id(command.env)
+    config = resolve(command.agent, command.env, {})
+    _prepare()
+    from crl.doctor import report
+
+    return report(config)
+
+
+def _prepare() -> None:
+    """The allocator has to be set before torch allocates."""
+    from crl.compute import tune_allocator
+
+    tune_allocator()

@@ -1,0 +1,180 @@
+"""What happens beside the learning in a run: checkpoints, evaluations, tables, the progress bar, a clean end on a signal."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.utils import safe_mean
+
+from crl.runs.checkpoint import Checkpoints
+from crl.runs.evaluation import evaluate
+from crl.runs.folder import RunFolder, Table
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has been saved."""
+
+
+class TableWriter(KVWriter):
+    """SB3's log as a table that a resumed run goes on with (SB3's own CSV would begin anew)."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """One row; see SB3's ``KVWriter``."""
+        plain = {
+            key: value for key, value in sorted(key_values.items()) if isinstance(value, int | float) or hasattr(value, "item")
+        }
+        self.table.append({"step": step, **{key: float(value) for key, value in plain.items()}})
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+class RunCallback(BaseCallback):
+    """
+    Works between rollouts, when no transition is under way: the only place where a run can be taken up bitwise.
+
+    :param folder: of the run
+    :param config: resolved
+    :param checkpoints: of the run
+    :param others: the agent's callbacks, which are saved too
+    :param total_steps: agent steps of the whole run
+    :param action_repeat: environment steps in an agent step
+    :param checkpoint_every: agent steps between checkpoints; 0 writes the last one only
+    :param eval_every: agent steps between evaluations
+    :param eval_episodes: episodes of one evaluation
+    :param show_progress: draw the bar
+    :param counters: of an earlier part of the run
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: dict[str, Any],
+        checkpoints: Checkpoints,
+        others: Sequence[BaseCallback],
+        total_steps: int,
+        action_repeat: int,
+        checkpoint_every: int,
+        eval_every: int,
+        eval_episodes: int,
+        show_progress: bool = True,
+        counters: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.config = config
+        self.checkpoints = checkpoints
+        self.others = others
+        self.total_steps = total_steps
+        self.action_repeat = action_repeat
+        self.checkpoint_every = checkpoint_every
+        self.eval_every = eval_every
+        self.eval_episodes = eval_episodes
+        #: goes into checkpoints
+        self.counters = counters or {"last_checkpoint": 0, "last_eval": 0, "seconds": 0.0}
+        self.stop_signal: int | None = None
+        self.eval_table = Table(folder.eval_file)
+        self._old_handlers: dict[int, Any] = {}
+        self._began = time.monotonic()
+        self._updates_at_start = 0
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        if show_progress:
+            columns = [
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            ]
+            columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}")]  # type: ignore[list-item]
+            self._progress = Progress(*columns, transient=False, refresh_per_second=2)
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far, earlier parts of the run included."""
+        return float(self.counters["seconds"]) + time.monotonic() - self._began
+
+    def _on_training_start(self) -> None:
+        self._began = time.monotonic()
+        self._updates_at_start = getattr(self.model, "_n_updates", 0)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._old_handlers[number] = signal.signal(number, self._ask_to_stop)
+        if self._progress is not None:
+            description = f"{self.config['agent']} {self.config['env']['id']}"
+            self._task = self._progress.add_task(
+                description, total=self.total_steps, completed=self.model.num_timesteps, shown=""
+            )
+            self._progress.start()
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        # a second signal ends the process at once, as if there were no handler
+        signal.signal(number, self._old_handlers[number])
+        self.stop_signal = number
+
+    def close(self) -> None:
+        """Give signals and screen back; also after an exception."""
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        self._old_handlers = {}
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _on_rollout_start(self) -> None:
+        steps = self.model.num_timesteps
+        if self.eval_every and steps - self.counters["last_eval"] >= self.eval_every and steps < self.total_steps:
+            self.evaluate()
+        due = self.checkpoint_every and steps - self.counters["last_checkpoint"] >= self.checkpoint_every
+        if due and steps < self.total_steps:
+            self.save()
+        if self.stop_signal is not None:
+            if steps > 0:
+                self.save()
+            raise Stopped(signal.Signals(self.stop_signal).name)
+
+    def _on_step(self) -> bool:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self.model.num_timesteps, shown=self._shown())
+        return True
+
+    def _shown(self) -> str:
+        """Return, loss and speed for the bar."""
+        parts = []
+        if self.model.ep_info_buffer:
+            parts.append(f"return {safe_mean([info['r'] for info in self.model.ep_info_buffer]):.1f}")
+        for key in ("train/critic_loss", "train/loss"):
+            if key in self.model.logger.name_to_value:
+                parts.append(f"loss {self.model.logger.name_to_value[key]:.3g}")
+                break
+        parts.append(f"{self.updates_per_second:.1f} updates/s")
+        return "  ".join(parts)
+
+    @property
+    def updates_per_second(self) -> float:
+        """Of this part of the run, evaluations and checkpoints included."""
+        done = getattr(self.model, "_n_updates", 0) - self._updates_at_start
+        return done / max(time.monotonic() - self._began, 1e-9)
+
+    def evaluate(self) -> float:
+        """One row of ``eval.csv``; the mean return."""
+        result = evaluate(self.model, self.config, self.eval_episodes)
+        steps = self.model.num_timesteps
+        self.counters["last_eval"] = steps
+        row = {"step": steps, "env_steps": steps * self.action_repeat, "mean": result.mean, "std": result.std}
+        self.eval_table.append({**row, "episodes": self.eval_episodes, "seconds": round(self.seconds, 1)})
+        self.model.logger.record("eval/mean_reward", result.mean)
+        return result.mean
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.counters["last_checkpoint"] = self.model.num_timesteps
+        self.checkpoints.save(self.model, self.others, {**self.counters, "seconds": self.seconds})
+        self.folder.update_summary(steps=self.model.num_timesteps, seconds=round(self.seconds, 1))
