@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+
+from crl.envs.opengl import choose_backend, no_opengl
+from crl.envs.physics_snapshot import PhysicsSnapshot
 
 #: simulator steps per action on the six PlaNet tasks (Hafner et al. 2019); CURL and DrQ use the same
 PLANET_ACTION_REPEAT = {"cartpole": 8, "finger": 2, "walker": 2, "reacher": 4, "cheetah": 4, "ball_in_cup": 4}
@@ -104,11 +105,14 @@ class DMControl(gym.Env[np.ndarray, np.ndarray]):
         if time_limit is not None:
             task_kwargs["time_limit"] = time_limit
         self._env = suite.load(domain, task, task_kwargs=task_kwargs)
+        self._name = f"{domain}-{task}"
+        self._snapshot = PhysicsSnapshot(self._env.physics)
         self.size = size
         self.camera = default_camera(domain) if camera is None else camera
         if not -1 <= self.camera < self._env.physics.model.ncam:
             raise ValueError(f"camera={camera}: {domain} has cameras 0 to {self._env.physics.model.ncam - 1}, and -1 (free)")
         self._shadow_size = shadow_size
+        self._has_rendered = False
         self._prepare_rendering()
         spec = self._env.action_spec()
         self._low, self._high = spec.minimum.astype(np.float64), spec.maximum.astype(np.float64)
@@ -145,81 +149,51 @@ class DMControl(gym.Env[np.ndarray, np.ndarray]):
 
     def render(self) -> np.ndarray:
         """The scene, ``(size, size, 3)`` uint8."""
-        frame = self._env.physics.render(self.size, self.size, camera_id=self.camera)
-        return np.asarray(frame)
+        if not self._has_rendered:
+            try:
+                _ = self._env.physics.contexts  # made now; in later frames, errors are what they say
+            except Exception as error:  # whatever the backend raises: mujoco's, GLFW's, EGL's own
+                raise no_opengl(error) from error
+            self._has_rendered = True
+        return np.asarray(self._env.physics.render(self.size, self.size, camera_id=self.camera))
 
     def close(self) -> None:
         """Free the OpenGL context (left to the interpreter's exit, OSMesa complains)."""
         self._env.close()
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that the future depends on, the solver's warm start and the task's random stream included."""
-        import mujoco
-
-        model, data = self._env.physics.model.ptr, self._env.physics.data.ptr
-        kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        state = np.empty(mujoco.mj_stateSize(model, kind))
-        mujoco.mj_getState(model, data, state, kind)
+        """Everything that the future depends on: the simulation, the episode's clock and the task's random stream."""
         return {
-            "physics": state,
+            "task": self._name,
+            "physics": self._snapshot.get(),
             "steps": self._env._step_count,
             "reset_next": self._env._reset_next_step,
             "random": self._env.task.random.get_state(),
-            # some tasks move parts of the model itself at each episode (a reacher's target)
-            "model": {name: np.copy(getattr(model, name)) for name in _MODEL_FIELDS},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
         Go on exactly where :meth:`get_state` was called.
 
-        :param state: from :meth:`get_state`, of the same task
+        :param state: from :meth:`get_state`
+        :raises ValueError: when it is another task's
         """
-        import mujoco
-
-        model, data = self._env.physics.model.ptr, self._env.physics.data.ptr
-        if self._env._reset_next_step and not state["reset_next"]:
-            self._env.reset()  # the suite counts steps only within an episode
-        for name, value in state["model"].items():
-            getattr(model, name)[:] = value
-        kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        mujoco.mj_setState(model, data, state["physics"], kind)
-        mujoco.mj_forward(model, data)
-        mujoco.mj_setState(model, data, state["physics"], kind)  # forward moves the warm start
+        if state["task"] != self._name:
+            raise ValueError(f"this is {self._name}, the state is of {state['task']}")
+        if not state["reset_next"]:
+            self._env.reset()  # some tasks keep values of their own that an episode's beginning sets
+        self._snapshot.set(state["physics"])
         self._env._step_count, self._env._reset_next_step = state["steps"], state["reset_next"]
         self._env.task.random.set_state(state["random"])
 
 
-_MODEL_FIELDS = (
-    "geom_pos",
-    "geom_size",
-    "geom_rgba",
-    "body_pos",
-    "body_quat",
-    "site_pos",
-    "site_size",
-    "mat_rgba",
-    "dof_damping",
-)
-
-
 def _suite() -> Any:
     """dm_control's suite, with an OpenGL backend chosen before it is imported (it cannot be changed afterwards)."""
-    if "MUJOCO_GL" not in os.environ and sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ["MUJOCO_GL"] = "egl"
+    choose_backend()
     try:
         from dm_control import suite
-    except ImportError as error:
-        if "gl" in str(error).lower():
-            raise RuntimeError(_no_gl(error)) from error
-        raise ImportError("DeepMind Control needs the extra 'dmc': pip install 'crl[dmc]'") from error
-    except (AttributeError, RuntimeError) as error:  # PyOpenGL without its library, EGL without a device
-        raise RuntimeError(_no_gl(error)) from error
+    except ModuleNotFoundError as error:
+        raise ImportError(f"DeepMind Control needs the extra 'dmc': pip install 'crl[dmc]' ({error})") from error
+    except (AttributeError, ImportError, RuntimeError) as error:  # PyOpenGL without its library, EGL without a device
+        raise no_opengl(error) from error
     return suite
-
-
-def _no_gl(error: Exception) -> str:
-    return (
-        f"MuJoCo found no OpenGL ({error}; MUJOCO_GL={os.environ.get('MUJOCO_GL', 'not set')}). Without a screen: "
-        "apt-get install libegl1 libgl1 and MUJOCO_GL=egl, or apt-get install libosmesa6 and MUJOCO_GL=osmesa"
-    )

@@ -1,10 +1,12 @@
 import os
+import pickle
+import sys
 
 import numpy as np
 import pytest
 
 from crl.envs import EnvironmentOptionError, UnknownEnvironmentError, check_env_id, make_env, make_vec_env
-from crl.envs.dmc import TASKS, split_id
+from crl.envs.dmc import TASKS, split_id, task_ids
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -95,33 +97,68 @@ def test_seeds_reproduce_an_episode(suite):
     assert (seeded[0] == seeded[1]).all()
 
 
-@pytest.mark.gl
-@pytest.mark.parametrize("env_id, dim", [("dmc/reacher-easy", 2), ("dmc/cheetah-run", 6), ("dmc/ball_in_cup-catch", 2)])
-def test_snapshot_goes_on_bitwise(suite, env_id, dim):
-    env = make_env(env_id, seed=1, size=24, time_limit=0.6)
+def go_on(env, actions):
+    """Everything that can be seen of the steps, and of the first observation after each reset."""
+    out = []
+    for action in actions:
+        obs, reward, terminated, truncated, info = env.step(action)
+        out.append((obs, reward, info["physics"], info["state"]))
+        if terminated or truncated:
+            out.append((env.reset()[0],))
+    return out
+
+
+def restored_equals_original(env_id, size=24):
+    """A state taken in mid-episode, restored in another environment with a past of its own, into the next episode."""
+    env, other = (make_env(env_id, seed=seed, size=size, time_limit=0.6) for seed in (1, 99))
     env.reset()
     rng = np.random.default_rng(0)
+    dim = env.action_space.shape[0]
     for _ in range(4):
         env.step(rng.uniform(-1, 1, dim))
-    state, actions = env.get_wrapper_attr("get_state")(), rng.uniform(-1, 1, (12, dim))
-
-    def go_on(env):
-        out = []
-        for action in actions:
-            obs, reward, terminated, truncated, info = env.step(action)
-            out.append((obs, reward, info["physics"], info["state"]))
-            if terminated or truncated:
-                out.append((env.reset()[0],))
-        return out
-
-    want = go_on(env)
-    assert any(len(item) == 1 for item in want), "the episode must end within the test"
-    other = make_env(env_id, seed=99, size=24, time_limit=0.6)
+    actions = rng.uniform(-1, 1, (12, dim))
+    state = pickle.loads(pickle.dumps(env.get_wrapper_attr("get_state")()))
+    want = go_on(env, actions)
     other.reset()
     other.step(np.zeros(dim))
     other.get_wrapper_attr("set_state")(state)
-    for x, y in zip(want, go_on(other), strict=True):
+    for x, y in zip(want, go_on(other, actions), strict=True):
         assert all(np.array_equal(p, q) for p, q in zip(x, y, strict=True))
+    env.close()
+    other.close()
+    return want
+
+
+# targets, lights and gears that are drawn by changing the model; contacts
+@pytest.mark.gl
+@pytest.mark.parametrize("name", ["reacher-easy", "cheetah-run", "ball_in_cup-catch", "swimmer-swimmer6", "point_mass-hard"])
+def test_snapshot_goes_on_bitwise(suite, name):
+    restored_equals_original(f"dmc/{name}")
+
+
+@pytest.mark.gl
+def test_snapshot_carries_into_the_next_episode(suite):
+    want = restored_equals_original("dmc/cartpole-swingup", size=16)
+    assert any(len(item) == 1 for item in want), "the episode must end within the test"
+
+
+@pytest.mark.gl
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [env_id.removeprefix("dmc/") for env_id in task_ids() if "lqr" not in env_id])
+def test_snapshot_of_every_task(suite, name):
+    restored_equals_original(f"dmc/{name}")
+
+
+@pytest.mark.gl
+def test_snapshot_into_an_environment_never_reset_and_of_another_task(suite):
+    env, fresh, other = (make_env(f"dmc/{name}", seed=0, size=8) for name in ("reacher-easy", "reacher-easy", "cheetah-run"))
+    env.reset()
+    state = env.get_wrapper_attr("get_state")()
+    fresh.get_wrapper_attr("set_state")(state)
+    (obs, reward, *_), (same_obs, same_reward, *_) = env.step(np.ones(2)), fresh.step(np.ones(2))
+    assert reward == same_reward and (obs == same_obs).all()
+    with pytest.raises(ValueError, match="this is cheetah-run, the state is of reacher-easy"):
+        other.get_wrapper_attr("set_state")(state)
 
 
 @pytest.mark.gl
@@ -146,3 +183,29 @@ def test_vec_env_says_truncated(suite):
         _, _, dones, infos = env.step(np.zeros((1, 1)))
     assert dones[0] and infos[0]["TimeLimit.truncated"] and infos[0]["terminal_observation"].shape == (9, 8, 8)
     env.close()
+
+
+@pytest.mark.gl
+def test_terminated_only_where_the_discount_is_zero(suite):
+    """The linear-quadratic regulator is the suite's one task that truly ends."""
+    env = make_env("dmc/lqr-lqr_2_1", size=8)
+    env.reset(seed=0)
+    env.unwrapped._env.physics.data.qpos[:] = 0
+    env.unwrapped._env.physics.data.qvel[:] = 0
+    env.unwrapped._env.physics.forward()
+    *_, terminated, truncated, info = env.step(np.zeros(env.action_space.shape))
+    assert terminated and not truncated and info["discount"] == 0
+
+
+@pytest.mark.gl
+def test_close_twice(suite):
+    env = make_env("dmc/cartpole-swingup", size=8)
+    env.reset()
+    env.close()
+    env.close()
+
+
+def test_without_dm_control(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dm_control", None)
+    with pytest.raises(ImportError, match=r"pip install 'crl\[dmc\]'"):
+        make_env("dmc/cartpole-swingup")
