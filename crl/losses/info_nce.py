@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch as th
 
-from crl.losses.checks import at_least_float32, check_pair, check_temperature, unit_rows
+from crl.losses.checks import check_pair, check_temperature, common_float, unit_rows
 from crl.losses.cross_entropy import diagonal_cross_entropy
 
 
@@ -16,15 +16,16 @@ def bilinear_logits(query: th.Tensor, key: th.Tensor, weight: th.Tensor) -> th.T
     :param key: ``(batch, width)``
     :param weight: ``(width, width)``
     :return: ``(batch, batch)`` float32
-    :raises ValueError: when shapes do not fit
+    :raises ValueError: when shapes do not fit, or for a batch of 1
     """
     query, key = check_pair(query, key, ("query", "key"))
     if weight.shape != (query.shape[1], query.shape[1]):
         raise ValueError(
             f"weight must be ({query.shape[1]}, {query.shape[1]}) for embeddings of that width, got {tuple(weight.shape)}"
         )
+    dtype = common_float(query, weight)
     with th.autocast(query.device.type, enabled=False):
-        return query @ at_least_float32(weight) @ key.T
+        return query.to(dtype) @ weight.to(dtype) @ key.to(dtype).T
 
 
 def bilinear_info_nce(query: th.Tensor, key: th.Tensor, weight: th.Tensor) -> th.Tensor:
@@ -49,7 +50,7 @@ def cosine_logits(query: th.Tensor, key: th.Tensor, temperature: float) -> th.Te
     :param key: ``(batch, width)``
     :param temperature: positive
     :return: ``(batch, batch)`` float32
-    :raises ValueError: when shapes do not fit, or the temperature is not positive
+    :raises ValueError: when shapes do not fit, for a batch of 1, or when the temperature is not positive
     """
     check_temperature(temperature)
     query, key = check_pair(query, key, ("query", "key"))

@@ -106,12 +106,63 @@ def test_small_temperatures_do_not_overflow(loss):
 
 
 @pytest.mark.parametrize("loss", [info_nce, nt_xent])
-def test_zero_rows_give_finite_gradients(loss):
-    z1, z2 = (z.float() for z in embeddings(4, 3))
+def test_zero_rows_get_no_gradient_and_leave_the_others_theirs(loss):
+    z1, z2 = embeddings(4, 3)
     z1[1], z2[1], z2[2] = 0, 0, 0
     z1.requires_grad_()
-    loss(z1, z2, 0.1).backward()
-    assert z1.grad.isfinite().all()
+    value = loss(z1, z2, 0.1)
+    value.backward()
+    assert value.isfinite()
+    assert (z1.grad[1] == 0).all()
+    assert 0 < z1.grad[[0, 2, 3]].abs().max() < 100
+
+    def others(a):
+        full = th.stack([a[0], th.zeros(3, dtype=th.float64), a[1], a[2]])
+        return loss(full, z2, 0.1)
+
+    assert th.autograd.gradcheck(others, (z1.detach()[[0, 2, 3]].requires_grad_(),))
+
+
+@pytest.mark.parametrize("loss", [info_nce, nt_xent])
+def test_large_inputs_and_duplicates(loss):
+    z1, z2 = (z.float() for z in embeddings(6, 4))
+    z1[3] = z1[2]
+    z1 = (1e4 * z1).requires_grad_()
+    value = loss(z1, 1e4 * z2, 0.01)
+    value.backward()
+    assert value.isfinite() and z1.grad.isfinite().all()
+
+
+def test_bilinear_logits_in_the_hundreds():
+    query, key = (100 * z.float() for z in embeddings(6, 4))
+    query.requires_grad_()
+    value = bilinear_info_nce(query, key, th.rand(4, 4))
+    value.backward()
+    assert value.isfinite() and query.grad.isfinite().all()
+
+
+def test_a_shift_of_a_row_does_not_matter():
+    logits, shift = embeddings(5, 5)[0], th.tensor([[-700.0], [0.0], [3.0], [1e3], [50.0]], dtype=th.float64)
+    th.testing.assert_close(diagonal_cross_entropy(logits + shift), diagonal_cross_entropy(logits), rtol=1e-9, atol=1e-9)
+
+
+def test_bilinear_permutation_and_relation_to_cosine():
+    query, key = embeddings(6, 4)
+    (weight,) = embeddings(4, 4, seed=1, n=1)
+    order = th.tensor([3, 1, 5, 0, 2, 4])
+    value = bilinear_info_nce(query, key, weight)
+    th.testing.assert_close(bilinear_info_nce(query[order], key[order], weight), value)
+    unit = [F.normalize(z, dim=1) for z in (query, key)]
+    scaled = th.eye(4, dtype=th.float64) / 0.3
+    th.testing.assert_close(bilinear_info_nce(*unit, scaled), info_nce(query, key, 0.3))
+    assert not th.isclose(bilinear_info_nce(query, key, weight), bilinear_info_nce(query, key, weight.T)), "W is not symmetric"
+
+
+def test_float64_wins_in_mixed_company():
+    query, key = embeddings(4, 3)
+    assert info_nce(query.float(), key).dtype == th.float64
+    assert bilinear_info_nce(query.float(), key.float(), th.eye(3, dtype=th.float64)).dtype == th.float64
+    assert bilinear_info_nce(query.half(), key, th.eye(3)).dtype == th.float64
 
 
 def test_low_precision_is_computed_in_float32():
@@ -122,7 +173,7 @@ def test_low_precision_is_computed_in_float32():
     exact = bilinear_info_nce(query.bfloat16().float(), key.bfloat16().float(), weight)
     th.testing.assert_close(low, exact)
     with th.autocast("cpu", dtype=th.bfloat16):
-        th.testing.assert_close(bilinear_info_nce(query, key, weight), bilinear_info_nce(query, key, weight), rtol=0, atol=0)
+        assert (query @ key.T).dtype == th.bfloat16, "autocast is on"
         under = [bilinear_info_nce(query, key, weight), info_nce(query, key, 0.1), nt_xent(query, key, 0.1)]
     outside = [bilinear_info_nce(query, key, weight), info_nce(query, key, 0.1), nt_xent(query, key, 0.1)]
     for a, b in zip(under, outside, strict=True):
@@ -140,21 +191,38 @@ def test_rows_left_out():
     assert nothing.item() == 0 and (logits.grad == 0).all()
 
 
-def test_infinite_rows_left_out_do_no_harm():
-    logits = th.zeros(3, 3, requires_grad=True)
-    poisoned = logits + th.tensor([[0.0], [float("inf")], [0.0]])
-    loss = diagonal_cross_entropy(poisoned, th.tensor([True, False, True]))
+@pytest.mark.parametrize("poison", [float("inf"), float("-inf"), float("nan")])
+def test_poisoned_rows_left_out_do_no_harm(poison):
+    logits = th.zeros(3, 3)
+    logits[1] = poison
+    logits.requires_grad_()
+    loss = diagonal_cross_entropy(logits, th.tensor([True, False, True]))
+    loss.backward()
     assert loss.item() == pytest.approx(math.log(3))
+    assert (logits.grad[1] == 0).all() and logits.grad[[0, 2]].isfinite().all() and logits.grad[0, 0] < 0
 
 
 def test_negatives_left_out():
-    logits = th.randn(4, 4, dtype=th.float64)
-    negatives = th.rand(4, 4) > 0.4
+    (logits,) = embeddings(4, 4, n=1)
+    negatives = th.tensor([[0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]], dtype=th.bool)
     want = 0.0
     for i in range(4):
         kept = [j for j in range(4) if negatives[i, j] or i == j]
         want += (th.logsumexp(logits[i, kept], 0) - logits[i, i]) / 4
     th.testing.assert_close(diagonal_cross_entropy(logits, negatives=negatives), want)
+
+
+def test_both_masks_together():
+    (logits,) = embeddings(5, 5, n=1)
+    logits.requires_grad_()
+    negatives = ~th.eye(5, dtype=th.bool)
+    negatives[2] = False  # nothing to tell row 2 from
+    rows = th.tensor([True, True, True, False, True])
+    want = F.cross_entropy(logits[[0, 1, 4]], th.tensor([0, 1, 4])) * 3 / 4
+    loss = diagonal_cross_entropy(logits, rows, negatives)
+    th.testing.assert_close(loss, want)
+    loss.backward()
+    assert (logits.grad[[2, 3]] == 0).all() and logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +237,14 @@ def test_negatives_left_out():
         (lambda: diagonal_cross_entropy(th.zeros(3, 4)), r"\(batch, batch\)"),
         (lambda: diagonal_cross_entropy(th.zeros(3, 3), rows=th.ones(2, dtype=th.bool)), "rows must be"),
         (lambda: diagonal_cross_entropy(th.zeros(3, 3), negatives=th.ones(2, 2, dtype=th.bool)), "negatives must be"),
+        (
+            lambda: diagonal_cross_entropy(th.zeros(3, 3), rows=th.ones(3)),
+            r"rows must be .* torch.float32",
+        ),
+        (lambda: diagonal_cross_entropy(th.zeros(3, 3), negatives=th.ones(3, 3).long()), "negatives must be .* torch.int64"),
+        (lambda: diagonal_cross_entropy(th.zeros(1, 1)), "batch of at least 2, got 1"),
+        (lambda: info_nce(th.zeros(3, 4), th.zeros(3, 4), float("nan")), "must be positive and finite"),
+        (lambda: info_nce(th.zeros(3, 4), th.zeros(3, 4), float("inf")), "must be positive and finite"),
     ],
 )
 def test_bad_input(call, message):
