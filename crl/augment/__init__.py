@@ -6,18 +6,12 @@ draw serves all frames stacked in its channels: different crops of the frames wo
 """
 
 from crl.augment.base import ImageAugmentation
+from crl.augment.color import ColorJitter, Grayscale
 from crl.augment.compose import Compose
 from crl.augment.crop import CenterCrop, RandomCrop
+from crl.augment.flip import HorizontalFlip
 from crl.augment.intensity import Intensity
-from crl.augment.kornia_ops import (
-    ColorJitter,
-    GaussianBlur,
-    Grayscale,
-    HorizontalFlip,
-    KorniaAugmentation,
-    RandomErasing,
-    RandomRotation,
-)
+from crl.augment.kornia_ops import GaussianBlur, KorniaAugmentation, RandomErasing, RandomRotation
 from crl.augment.random_convolution import RandomConvolution
 from crl.augment.shift import RandomShift
 

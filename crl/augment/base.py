@@ -12,8 +12,8 @@ Params = dict[str, Any]
 
 class ImageAugmentation(ABC):
     """
-    Call it on images ``(batch, channels, height, width)``, uint8 or float in 0..255. Geometric operations keep the dtype,
-    colour operations return float32, still in 0..255.
+    Call it on images ``(batch, channels, height, width)``, uint8 or float in 0..255. Crops, shifts, flips and
+    erasing keep the dtype; what makes new values (rotation, blur, colours) returns float32, still in 0..255.
 
     The global random streams of torch are never touched: draws come from the generator that is passed, or, without one, from
     a fresh one with a random seed.
@@ -24,10 +24,14 @@ class ImageAugmentation(ABC):
         :param images: ``(batch, channels, height, width)``, uint8 or float, 0..255; not changed
         :param generator: for the draws; best on the images' device
         :return: as many images, of :meth:`output_size`
-        :raises ValueError: for another rank, or images that the operation cannot work on
+        :raises ValueError: for another rank or dtype, or images that the operation cannot work on
         """
         if images.dim() != 4:
             raise ValueError(f"{self!r} works on batches (batch, channels, height, width), got {tuple(images.shape)}")
+        if images.dtype != th.uint8 and not images.is_floating_point():
+            raise ValueError(
+                f"{self!r} works on uint8 or float images in 0..255, got {images.dtype}: convert them with .byte()"
+            )
         if generator is None:
             generator = th.Generator(images.device)
             generator.seed()
@@ -61,6 +65,12 @@ class ImageAugmentation(ABC):
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in vars(self).items() if not key.startswith("_"))
         return f"{type(self).__name__}({arguments})"
+
+
+def check_probability(who: str, probability: float) -> None:
+    """:raises ValueError: outside 0..1"""
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"{who}(probability={probability}): from 0 (never) to 1 (always)")
 
 
 def integers(high: int, size: tuple[int, ...], like: th.Tensor, generator: th.Generator) -> th.Tensor:

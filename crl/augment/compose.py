@@ -33,8 +33,8 @@ class Compose(ImageAugmentation):
         """``steps``: the parameters of each augmentation."""
         steps, (height, width) = [], images.shape[-2:]
         for augmentation in self.augmentations:
-            # only the shape counts: an expanded scalar stands for the image that the earlier steps will have made
-            stand_in = images[:1, :1, :1, :1].expand(images.shape[0], images.shape[1], height, width)
+            # only shape and device count: an expanded scalar stands for what the earlier steps will have made
+            stand_in = images.new_empty(1, 1, 1, 1).expand(*images.shape[:2], height, width)
             steps.append(augmentation.draw(stand_in, generator))
             height, width = augmentation.output_size(height, width)
         return {"steps": steps}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch as th
 
 from crl.augment.base import ImageAugmentation, Params, integers
+from crl.augment.windows import cut_windows
 
 
 class RandomCrop(ImageAugmentation):
@@ -25,10 +26,10 @@ class RandomCrop(ImageAugmentation):
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """See :meth:`ImageAugmentation.output_size`."""
-        smallest = self.size if self.inclusive else self.size + 1
-        if min(height, width) < smallest:
+        check_window(self, self.size, height, width)
+        if not self.inclusive and min(height, width) == self.size:
             raise ValueError(
-                f"{self!r}: the window is larger than the images ({height}x{width}): render larger, or lower size"
+                f"{self!r} leaves no offset to draw from in images of {height}x{width}: pass inclusive=True, or render larger"
             )
         return self.size, self.size
 
@@ -43,7 +44,7 @@ class RandomCrop(ImageAugmentation):
 
     def apply(self, images: th.Tensor, params: Params) -> th.Tensor:
         """See :meth:`ImageAugmentation.apply`."""
-        return gather_windows(images, params["offsets"], self.size, self.size)
+        return cut_windows(images, params["offsets"], self.size, self.size)
 
 
 class CenterCrop(ImageAugmentation):
@@ -61,7 +62,8 @@ class CenterCrop(ImageAugmentation):
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """See :meth:`ImageAugmentation.output_size`."""
-        return RandomCrop(self.size).output_size(height, width)
+        check_window(self, self.size, height, width)
+        return self.size, self.size
 
     def draw(self, images: th.Tensor, generator: th.Generator) -> Params:
         """Nothing is drawn."""
@@ -71,21 +73,11 @@ class CenterCrop(ImageAugmentation):
     def apply(self, images: th.Tensor, params: Params) -> th.Tensor:
         """See :meth:`ImageAugmentation.apply`."""
         top, left = ((side - self.size) // 2 for side in images.shape[-2:])
-        return images[:, :, top : top + self.size, left : left + self.size]
+        window = images[:, :, top : top + self.size, left : left + self.size]
+        return window.clone(memory_format=th.contiguous_format)
 
 
-def gather_windows(images: th.Tensor, offsets: th.Tensor, height: int, width: int) -> th.Tensor:
-    """
-    The window of each image that begins at its offset; pixels beyond an edge repeat it. One gather, no synchronisation.
-
-    :param images: ``(batch, channels, H, W)``
-    :param offsets: ``(batch, 2)`` int64, top and left, may be negative
-    :param height: of the windows
-    :param width: of the windows
-    """
-    batch, channels, full_height, full_width = images.shape
-    rows = (offsets[:, :1] + th.arange(height, device=images.device)).clamp(0, full_height - 1)
-    columns = (offsets[:, 1:] + th.arange(width, device=images.device)).clamp(0, full_width - 1)
-    index = rows[:, :, None] * full_width + columns[:, None, :]  # (batch, height, width) into the flat image
-    index = index.reshape(batch, 1, -1).expand(-1, channels, -1)
-    return images.reshape(batch, channels, -1).gather(2, index).reshape(batch, channels, height, width)
+def check_window(who: object, size: int, height: int, width: int) -> None:
+    """:raises ValueError: when a window of ``size`` does not fit into the image"""
+    if min(height, width) < size:
+        raise ValueError(f"{who!r}: the window is larger than the images ({height}x{width}): render larger, or lower size")

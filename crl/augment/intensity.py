@@ -27,4 +27,5 @@ class Intensity(ImageAugmentation):
 
     def apply(self, images: th.Tensor, params: Params) -> th.Tensor:
         """See :meth:`ImageAugmentation.apply`."""
-        return (images.float() * params["factors"]).clamp_(0.0, 255.0)
+        # uint8 times float32 is float32: no float copy of the images first
+        return (images * params["factors"]).clamp_(0.0, 255.0).float()

@@ -39,15 +39,17 @@ class RandomConvolution(ImageAugmentation):
         """See :meth:`ImageAugmentation.apply`."""
         batch, _, height, width = images.shape
         c = self.frame_channels
+        check_frame_channels(self, images, c)
         x = images.float()
         frames = as_frames(x, c)  # (batch, k, c, height, width)
         k = frames.shape[1]
         # one group for each image: its own kernel, applied to its k frames in turn
         stacked = frames.transpose(0, 1).reshape(k, batch * c, height, width)
         kernels = params["kernels"].reshape(batch * c, c, 3, 3)
-        out = F.conv2d(F.pad(stacked, (1, 1, 1, 1), mode="replicate"), kernels, groups=batch)
+        with th.autocast(images.device.type, enabled=False):
+            out = F.conv2d(F.pad(stacked, (1, 1, 1, 1), mode="replicate"), kernels, groups=batch)
         out = out.reshape(k, batch, c, height, width).transpose(0, 1).reshape(x.shape)
-        mean, std = (f(x.flatten(1), dim=1).reshape(-1, 1, 1, 1) for f in (th.mean, th.std))
-        new_mean, new_std = (f(out.flatten(1), dim=1).reshape(-1, 1, 1, 1) for f in (th.mean, th.std))
-        out = ((out - new_mean) / new_std.clamp_min(1e-6) * std + mean).clamp(0.0, 255.0)
+        std, mean = (v.reshape(-1, 1, 1, 1) for v in th.std_mean(x.flatten(1), dim=1))
+        new_std, new_mean = (v.reshape(-1, 1, 1, 1) for v in th.std_mean(out.flatten(1), dim=1))
+        out = ((out - new_mean) * (std / new_std.clamp_min(1e-6)) + mean).clamp_(0.0, 255.0)
         return th.where(params["active"].reshape(-1, 1, 1, 1), out, x)

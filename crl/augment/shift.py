@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch as th
 
 from crl.augment.base import ImageAugmentation, Params, integers
-from crl.augment.crop import gather_windows
+from crl.augment.windows import cut_windows
 
 
 class RandomShift(ImageAugmentation):
@@ -28,4 +28,4 @@ class RandomShift(ImageAugmentation):
 
     def apply(self, images: th.Tensor, params: Params) -> th.Tensor:
         """See :meth:`ImageAugmentation.apply`."""
-        return gather_windows(images, params["offsets"], *images.shape[-2:])
+        return cut_windows(images, params["offsets"], *images.shape[-2:])
