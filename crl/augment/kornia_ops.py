@@ -168,3 +168,7 @@ class GaussianBlur(KorniaAugmentation):
         if not 0.0 < sigma[0] <= sigma[1]:
             raise ValueError(f"GaussianBlur(sigma={sigma}): smallest, then largest, both over 0")
         super().__init__("RandomGaussianBlur", None, kernel_size=kernel_size, sigma=tuple(sigma), p=probability)
+
+    def _operate(self, images: th.Tensor, params: Params) -> th.Tensor:
+        # a few channels at a time stay in a CPU's cache: half the time of all nine at once
+        return th.cat([self.operation(part, params=params) for part in images.split(3, dim=1)], dim=1)
