@@ -2,9 +2,26 @@
 Environments by name: ``make_env`` and ``make_vec_env``.
 
 Ids: ``toy/reach``, ``toy/reach-discrete``, ``dmc/<domain>-<task>``, ``gym/<gymnasium id>`` (any environment that renders, seen
-from pixels), and the plain id of any environment registered with gymnasium.
+from pixels), and the plain id of any environment with image observations that is registered with gymnasium.
+
+The toys are registered with gymnasium, too: ``gymnasium.make("crl.envs:crl/toy-reach-v0")``.
 """
 
-from crl.envs.make import EnvironmentOptionError, UnknownEnvironmentError, check_env_id, list_envs, make_env, make_vec_env
+import gymnasium
 
-__all__ = ["EnvironmentOptionError", "UnknownEnvironmentError", "check_env_id", "list_envs", "make_env", "make_vec_env"]
+from crl.envs.errors import EnvironmentOptionError, NotPixelsError, UnknownEnvironmentError
+from crl.envs.make import check_env_id, list_envs, make_env, make_vec_env
+
+__all__ = [
+    "EnvironmentOptionError",
+    "NotPixelsError",
+    "UnknownEnvironmentError",
+    "check_env_id",
+    "list_envs",
+    "make_env",
+    "make_vec_env",
+]
+
+for _name, _discrete in (("crl/toy-reach-v0", False), ("crl/toy-reach-discrete-v0", True)):
+    if _name not in gymnasium.registry:  # a module that is reloaded registers once
+        gymnasium.register(_name, entry_point="crl.envs.toy:ToyReach", kwargs={"discrete": _discrete})

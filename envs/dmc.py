@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from crl.envs.errors import EnvironmentOptionError, check_positive
 from crl.envs.opengl import choose_backend, no_opengl
 from crl.envs.physics_snapshot import PhysicsSnapshot
+from crl.envs.wrappers import ActionRepeat, PixelStack
 
 #: simulator steps per action on the six PlaNet tasks (Hafner et al. 2019); CURL and DrQ use the same
 PLANET_ACTION_REPEAT = {"cartpole": 8, "finger": 2, "walker": 2, "reacher": 4, "cheetah": 4, "ball_in_cup": 4}
@@ -69,6 +73,43 @@ def default_camera(domain: str) -> int:
     return 2 if domain == "quadruped" else 0
 
 
+def from_pixels(
+    env_id: str,
+    *,
+    size: int = 84,
+    n_stack: int = 3,
+    action_repeat: int | None = None,
+    camera: int | None = None,
+    shadow_size: int | None = None,
+    time_limit: float | None = None,
+) -> Callable[[], gym.Env[Any, Any]]:
+    """
+    :param env_id: ``dmc/<domain>-<task>``
+    :param size: side of the frames, in pixels (84; CURL renders 100 and crops)
+    :param n_stack: frames in an observation
+    :param action_repeat: simulator steps per action, rewards summed; None takes :func:`default_action_repeat`
+    :param camera: camera id; None takes :func:`default_camera`
+    :param shadow_size: see :class:`DMControl`
+    :param time_limit: of an episode, in seconds; None takes the task's
+    :return: makes the environment; the simulator is loaded no sooner
+    :raises ValueError: when the suite has no such task
+    :raises EnvironmentOptionError: for a value out of range
+    """
+    domain, task = split_id(env_id)
+    repeat = default_action_repeat(domain) if action_repeat is None else action_repeat
+    check_positive(size=size, n_stack=n_stack, action_repeat=repeat)
+    if shadow_size is not None:
+        check_positive(shadow_size=shadow_size)
+    if time_limit is not None and not time_limit > 0:
+        raise EnvironmentOptionError(f"time_limit={time_limit!r}: seconds, more than 0")
+    return partial(_make, domain, task, repeat, n_stack, size, camera, shadow_size, time_limit)
+
+
+def _make(domain: str, task: str, repeat: int, n_stack: int, *options: Any) -> gym.Env[Any, Any]:
+    # rendering comes outside of the repeat: only the last of the repeated steps is drawn
+    return PixelStack(ActionRepeat(DMControl(domain, task, *options), repeat), n_stack)
+
+
 class DMControl(gym.Env[np.ndarray, np.ndarray]):
     """
     One task of the suite. Observations are the flattened true state; pixels come from :meth:`render`.
@@ -86,6 +127,7 @@ class DMControl(gym.Env[np.ndarray, np.ndarray]):
     :param time_limit: of an episode, in seconds; None takes the task's
     :raises ImportError: without dm-control; names the extra
     :raises RuntimeError: when no OpenGL is to be had; says what to install
+    :raises EnvironmentOptionError: for a camera that the task does not have
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}

@@ -3,149 +3,124 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from crl.envs.dmc import default_action_repeat, split_id, task_ids
+from crl.envs import dmc, gym_pixels
+from crl.envs.episode_seeds import EpisodeSeeds, check_seed
+from crl.envs.errors import EnvironmentOptionError, UnknownEnvironmentError, check_names, check_positive
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-Maker = Callable[..., "gym.Env[Any, Any]"]
+Maker = Callable[[], "gym.Env[Any, Any]"]
+#: an id, something that makes an environment (a class, a function), or an environment
+Source = str | Callable[..., "gym.Env[Any, Any]"] | gym.Env
 
 
-class UnknownEnvironmentError(ValueError):
-    """No environment of this id; the message names the nearest ones."""
-
-
-class EnvironmentOptionError(ValueError):
-    """An option that this environment does not have; the message names those it has."""
-
-
-def _reach(*, render_mode: str | None = None) -> gym.Env[Any, Any]:
+def _toy(env_id: str, *, render_mode: str | None = None) -> Maker:
     from crl.envs.toy import ToyReach
 
-    return ToyReach(discrete=False, render_mode=render_mode)
+    if render_mode not in (None, "rgb_array"):
+        raise EnvironmentOptionError(f"render_mode={render_mode!r}: None or 'rgb_array'")
+    return partial(ToyReach, discrete=env_id == "toy/reach-discrete", render_mode=render_mode)
 
 
-def _reach_discrete(*, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    from crl.envs.toy import ToyReach
-
-    return ToyReach(discrete=True, render_mode=render_mode)
-
-
-def _dmc(
-    env_id: str,
-    *,
-    size: int = 84,
-    n_stack: int = 3,
-    action_repeat: int | None = None,
-    camera: int | None = None,
-    shadow_size: int | None = None,
-    time_limit: float | None = None,
-) -> gym.Env[Any, Any]:
-    from crl.envs.dmc import DMControl
-    from crl.envs.wrappers import ActionRepeat, PixelStack
-
-    domain, task = split_id(env_id)
-    env = DMControl(domain, task, size, camera, shadow_size, time_limit)
-    # rendering comes outside of the repeat: only the last of the repeated steps is drawn
-    return PixelStack(ActionRepeat(env, action_repeat or default_action_repeat(domain)), n_stack)
-
-
-def _gym(env_id: str, *, size: int = 84, n_stack: int = 3, action_repeat: int = 1, **options: Any) -> gym.Env[Any, Any]:
-    from crl.envs.wrappers import ActionRepeat, PixelStack
-
-    env = gym.make(env_id.removeprefix("gym/"), render_mode="rgb_array", **options)
-    return PixelStack(ActionRepeat(env, action_repeat), n_stack, size)
-
-
-_TOYS: dict[str, tuple[str, Maker]] = {
-    "toy/reach": ("bring a dot with momentum to a goal; 32x32, continuous, no OpenGL", _reach),
-    "toy/reach-discrete": ("the same with five actions", _reach_discrete),
+_TOYS = {
+    "toy/reach": "bring a dot with momentum to a goal; 32x32, continuous, no OpenGL",
+    "toy/reach-discrete": "the same with five actions",
 }
 
 
 def list_envs() -> dict[str, str]:
     """Ids of crl's own environments, and what they are. ``gym/<id>`` stands for any gymnasium environment that renders."""
-    toys = {env_id: text for env_id, (text, _) in _TOYS.items()}
-    dmc = dict.fromkeys(task_ids(), "DeepMind Control from pixels")
-    return {**toys, **dmc, "gym/<id>": "any gymnasium environment with render_mode='rgb_array', from pixels"}
+    suite = dict.fromkeys(dmc.task_ids(), "DeepMind Control from pixels")
+    return {**_TOYS, **suite, "gym/<id>": "any gymnasium environment with render_mode='rgb_array', from pixels"}
 
 
-def check_env_id(env_id: str) -> None:
+def check_env_id(env_id: str, options: dict[str, Any] | None = None) -> None:
     """
-    Nothing is made, and no simulator is loaded.
+    Nothing is made, and no simulator is loaded. (Options of ``gym/`` and plain ids that are the environment's own are not
+    known before it is made.)
 
     :param env_id: see :func:`make_env`
+    :param options: of the environment
     :raises UnknownEnvironmentError: when there is none of this id
+    :raises EnvironmentOptionError: for an option that there is not, or a value out of range
     """
-    if env_id in _TOYS:
-        return
-    if env_id.startswith("dmc/"):
-        try:
-            split_id(env_id)
-        except ValueError as error:
-            raise UnknownEnvironmentError(f"{error}. Nearest: {_nearest(env_id, task_ids())}") from error
-        return
-    name = env_id.removeprefix("gym/")
-    try:
-        gym.spec(name)
-    except gym.error.Error as error:
-        known = [*_TOYS, *task_ids(), *gym.registry, *(f"gym/{name}" for name in gym.registry)]
-        raise UnknownEnvironmentError(f"no environment {env_id!r}. Nearest: {_nearest(env_id, known)}") from error
+    _maker(env_id, options or {})
 
 
 def _nearest(env_id: str, known: list[str]) -> str:
     return ", ".join(difflib.get_close_matches(env_id, known, n=3, cutoff=0.3)) or "none"
 
 
-def _make(env_id: str, options: dict[str, Any]) -> gym.Env[Any, Any]:
-    check_env_id(env_id)
-    if env_id in _TOYS:
-        maker = _TOYS[env_id][1]
-    elif env_id.startswith("dmc/"):
-        maker = partial(_dmc, env_id)
-    elif env_id.startswith("gym/"):
-        return _gym(env_id, **options)
-    else:
-        return gym.make(env_id, **options)
-    names = [name for name, p in inspect.signature(maker).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    wrong = [name for name in options if name not in names]
-    if wrong:
-        raise EnvironmentOptionError(f"{env_id} has no option {', '.join(wrong)}; it has {', '.join(names)}")
-    return maker(**options)
+def _maker(source: Any, options: dict[str, Any]) -> Maker:
+    """All checks that need no simulator, then a function that makes the environment."""
+    if isinstance(source, gym.Env):
+        if options:
+            raise EnvironmentOptionError(f"options ({', '.join(options)}) are for environments that are still to be made")
+        return partial(gym_pixels.with_images, source, type(source.unwrapped).__name__)
+    if not isinstance(source, str):
+        name = getattr(source, "__name__", type(source).__name__)
+        return lambda: gym_pixels.with_images(source(**options), name)
+    if source in _TOYS:
+        check_names(source, _toy, options)
+        return _toy(source, **options)
+    if source.startswith("dmc/"):
+        try:
+            dmc.split_id(source)
+        except ValueError as error:
+            raise UnknownEnvironmentError(f"{error}. Nearest: {_nearest(source, dmc.task_ids())}") from error
+        check_names(source, dmc.from_pixels, options)
+        return dmc.from_pixels(source, **options)
+    make = gym_pixels.rendered if source.startswith("gym/") else gym_pixels.as_it_is
+    try:
+        return make(source, **options)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and not source.removeprefix("gym/").startswith(str(error.name)):
+            raise  # the module is there, but not what it imports
+        known = [*_TOYS, *dmc.task_ids(), *gym.registry, *(f"gym/{name}" for name in gym.registry)]
+        raise UnknownEnvironmentError(f"no environment {source!r}. Nearest: {_nearest(source, known)}") from error
 
 
-def make_env(env_id: str, seed: int | None = None, **options: Any) -> gym.Env[Any, Any]:
+def make_env(
+    env_id: Source,
+    seed: int | None = None,
+    evaluation: bool = False,
+    **options: Any,
+) -> gym.Env[Any, Any]:
     """
     One environment with image observations, ``(channels, height, width)`` uint8 where it is one of crl's own.
 
     :param env_id: ``toy/...``, ``dmc/<domain>-<task>``, ``gym/<gymnasium id>`` (seen through its renderings), or the plain id
-        of an environment registered with gymnasium (left as it is)
+        of an environment registered with gymnasium (left as it is; its observations must hold images). An id may be
+        ``module:id``, which imports the module that registers it. Or a class or function that makes an environment, or one
+        that is made already.
     :param seed: makes every episode repeatable: its seed is a hash of this and the episode's number. None: random episodes.
-    :param options: of the environment. ``dmc/``: ``size`` (84), ``n_stack`` (3), ``action_repeat`` (PlaNet's), ``camera``,
-        ``shadow_size``, ``time_limit``. ``gym/``: ``size``, ``n_stack``, ``action_repeat`` (1), others go to gymnasium.
+    :param evaluation: take the episodes of another stream, none of which is trained on under any seed
+    :param options: of the environment. ``dmc/``: ``size`` (84), ``n_stack`` (3), ``action_repeat`` (PlaNet's, elsewhere 2),
+        ``camera``, ``shadow_size``, ``time_limit``. ``gym/``: ``size``, ``n_stack``, ``action_repeat`` (1), others go to
+        gymnasium.
     :raises UnknownEnvironmentError: when there is none of this id
-    :raises EnvironmentOptionError: for an option that the environment does not have
+    :raises EnvironmentOptionError: for an option that the environment does not have, or a value out of range
+    :raises NotPixelsError: when its observations are no images
     """
-    env = _make(env_id, options)
-    if seed is None:
-        return env
-    from crl.envs.episode_seeds import EpisodeSeeds
-
-    return EpisodeSeeds(env, seed)
+    if seed is not None:
+        check_seed(seed)
+    env = _maker(env_id, options)()
+    return env if seed is None else EpisodeSeeds(env, seed, evaluation=evaluation)
 
 
 def make_vec_env(
-    env_id: str,
+    env_id: Source,
     seed: int = 0,
     n_envs: int = 1,
     subprocess: bool = False,
+    evaluation: bool = False,
     **options: Any,
 ) -> VecEnv:
     """
@@ -156,20 +131,23 @@ def make_vec_env(
         to its environments, which then replaces this one.
     :param n_envs: parallel environments
     :param subprocess: one process each (slow environments), else all in this one
+    :param evaluation: take the episodes of another stream, none of which is trained on under any seed
     :param options: of the environment
     :raises UnknownEnvironmentError: when there is none of this id
-    :raises ValueError: for less than one environment
+    :raises EnvironmentOptionError: for a wrong option or value, less than one environment, or several of one made already
+    :raises NotPixelsError: when its observations are no images
     """
-    if n_envs < 1:
-        raise ValueError(f"n_envs={n_envs}: at least 1")
-    check_env_id(env_id)  # in this process, whose errors are easier to read than a worker's
+    check_seed(seed)
+    check_positive(n_envs=n_envs)
+    if isinstance(env_id, gym.Env) and (n_envs > 1 or subprocess):
+        raise EnvironmentOptionError("one environment cannot be several: give what makes it (a class, a function or an id)")
+    make = _maker(env_id, options)  # in this process, whose errors are easier to read than a worker's
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-    from crl.envs.episode_seeds import EpisodeSeeds
     from crl.envs.monitor import ResumableMonitor
 
-    def maker(index: int) -> Callable[[], gym.Env[Any, Any]]:
-        return lambda: ResumableMonitor(EpisodeSeeds(_make(env_id, options), seed, index))
+    def maker(index: int) -> Maker:
+        return lambda: ResumableMonitor(EpisodeSeeds(make(), seed, index, evaluation))
 
     makers = [maker(index) for index in range(n_envs)]
     return SubprocVecEnv(makers) if subprocess else DummyVecEnv(makers)

@@ -31,6 +31,6 @@ def no_opengl(error: Exception) -> RuntimeError:
     """
     return RuntimeError(
         f"MuJoCo cannot draw: {str(error).rstrip('.')} (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'not set')}). "
-        "Without a screen: apt-get install libegl1 libgl1 and MUJOCO_GL=egl, or apt-get install libosmesa6 and MUJOCO_GL=osmesa; "
-        "set the variable before Python starts"
+        "Without a screen: apt-get install libegl1 libgl1 and MUJOCO_GL=egl, or apt-get install libosmesa6 and "
+        "MUJOCO_GL=osmesa; set the variable before Python starts"
     )

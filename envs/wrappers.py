@@ -9,6 +9,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from crl.envs.env_state import get_state, set_state
+from crl.envs.errors import NotPixelsError, check_positive
+
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
     """
@@ -17,12 +20,11 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
 
     :param env: environment
     :param repeat: simulator steps per action, at least 1
-    :raises ValueError: for less than 1
+    :raises EnvironmentOptionError: for less than 1
     """
 
     def __init__(self, env: gym.Env[Any, Any], repeat: int) -> None:
-        if repeat < 1:
-            raise ValueError(f"action_repeat={repeat}: at least 1")
+        check_positive(action_repeat=repeat)
         super().__init__(env)
         self.repeat = repeat
 
@@ -38,11 +40,11 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
 
     def get_state(self) -> Any:
         """Of the wrapped environment."""
-        return self.env.get_wrapper_attr("get_state")()
+        return get_state(self.env)
 
     def set_state(self, state: Any) -> None:
         """Of the wrapped environment."""
-        self.env.get_wrapper_attr("set_state")(state)
+        set_state(self.env, state)
 
 
 class PixelStack(gym.Wrapper[Any, Any, Any, Any]):
@@ -53,14 +55,18 @@ class PixelStack(gym.Wrapper[Any, Any, Any, Any]):
     :param env: environment with ``render_mode="rgb_array"``
     :param n_stack: frames in an observation
     :param size: side of the square frames, in pixels; other sizes are resized (bilinear). None keeps what is rendered.
-    :raises ValueError: when the environment renders no RGB arrays, or for less than one frame
+    :raises NotPixelsError: when the environment renders no RGB arrays
+    :raises EnvironmentOptionError: for less than one frame
     """
 
     def __init__(self, env: gym.Env[Any, Any], n_stack: int = 3, size: int | None = None) -> None:
-        if n_stack < 1:
-            raise ValueError(f"n_stack={n_stack}: at least 1 frame")
+        check_positive(n_stack=n_stack)
+        if size is not None:
+            check_positive(size=size)
         if env.render_mode != "rgb_array":
-            raise ValueError(f"pixels need an environment made with render_mode='rgb_array', this one has {env.render_mode!r}")
+            raise NotPixelsError(
+                f"pixels need an environment made with render_mode='rgb_array', this one has {env.render_mode!r}"
+            )
         super().__init__(env)
         self.n_stack = n_stack
         self.size = size
@@ -100,14 +106,14 @@ class PixelStack(gym.Wrapper[Any, Any, Any, Any]):
 
     def get_state(self) -> dict[str, Any]:
         """Frames, and the wrapped environment's state."""
-        return {"frames": np.stack(list(self._frames)), "env": self.env.get_wrapper_attr("get_state")()}
+        return {"frames": np.stack(list(self._frames)), "env": get_state(self.env)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
         :param state: from :meth:`get_state`
         """
         self._frames.extend(state["frames"])
-        self.env.get_wrapper_attr("set_state")(state["env"])
+        set_state(self.env, state["env"])
 
 
 def _flat(state: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ from crl.envs.wrappers import ActionRepeat, PixelStack
 class Counter(gym.Env):
     """Renders a grey level that counts the steps; ends after seven."""
 
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     observation_space = spaces.Dict(a=spaces.Box(0, 9, (1,)), b=spaces.Box(0, 9, (2,)))
     action_space = spaces.Discrete(2)
 
@@ -62,7 +62,7 @@ def test_sizes():
 def test_bad_input():
     with pytest.raises(ValueError, match="render_mode='rgb_array'"):
         PixelStack(Counter(render_mode=None))
-    with pytest.raises(ValueError, match="at least 1 frame"):
+    with pytest.raises(ValueError, match="n_stack=0"):
         PixelStack(Counter(), 0)
     with pytest.raises(ValueError, match="action_repeat=0"):
         ActionRepeat(Counter(), 0)
