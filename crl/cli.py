@@ -7,7 +7,7 @@ Nothing heavy is imported before the arguments are known to be right: a wrong na
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,7 +102,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     command: Any = tyro.cli(
         _COMMANDS, prog="crl", args=argv, description="Representation learning for SB3 agents from pixels."
     )
-    actions = {Train: _train, Resume: _resume, Eval: _eval, List: _list, Doctor: _doctor}
+    actions: dict[type[Any], Callable[[Any], int]] = {
+        Train: _train,
+        Resume: _resume,
+        Eval: _eval,
+        List: _list,
+        Doctor: _doctor,
+    }
     try:
         sys.exit(actions[type(command)](command))
     except ValueError as error:

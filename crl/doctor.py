@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import psutil
 import torch as th
 from gymnasium import spaces
@@ -16,8 +17,10 @@ from gymnasium import spaces
 from crl.compute import resolve_precision
 from crl.networks import pixel_body
 
-_PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "kornia", "dm-control", "mujoco", "shimmy")
-_PACKAGES += ("ale-py", "rliable", "pandas", "arch", "matplotlib", "imageio")
+_PACKAGES = (
+    *("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "kornia", "dm-control", "mujoco", "shimmy"),
+    *("ale-py", "rliable", "pandas", "arch", "matplotlib", "imageio"),
+)
 
 #: pairs of versions that are known not to work together: (package, wrong from, beside, what happens)
 KNOWN_BAD = (
@@ -150,7 +153,7 @@ def replay_line(config: dict[str, Any]) -> str:
 
     size = int(config["env"]["kwargs"].get("size", 32 if config["env"]["id"].startswith("toy/") else 84))
     n_stack, buffer_size = config["replay"]["n_stack"] or 3, int(config["algorithm"]["buffer_size"])
-    image = spaces.Box(0, 255, (3 * n_stack, size, size), "uint8")
+    image = spaces.Box(0, 255, (3 * n_stack, size, size), np.uint8)
     buffer = FrameReplayBuffer(buffer_size, image, spaces.Box(-1, 1, (6,)), "cpu", n_stack=n_stack)
     free = psutil.virtual_memory().available
     plain = 2 * buffer_size * image.shape[0] * size * size

@@ -160,7 +160,9 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         if precision == "fp32":
             return self._body(images)
         with autocast(precision, images.device):
-            return self._body(images.contiguous(memory_format=th.channels_last)).float()
+            feature_map = self._body(images.contiguous(memory_format=th.channels_last))
+        # type and layout in one copy: heads flatten in the order of channels, rows, columns
+        return feature_map.to(th.float32, memory_format=th.contiguous_format)
 
     def forward_head(self, feature_map: th.Tensor) -> th.Tensor:
         """

@@ -106,7 +106,48 @@ def _check_route(name: str, encoder_gradient: str, extractor_class: type[Any], k
         )
 
 
-class PixelSACPolicy(SACPolicy):
+class _OneEncoder:
+    """
+    What PixelSACPolicy and PixelTD3Policy share: the critic owns the one encoder, and its convolutions have one owner among
+    the optimisers.
+    """
+
+    actor: Any
+    critic: Any
+    critic_kwargs: dict[str, Any]
+    optimizer_class: type[th.optim.Optimizer]
+    optimizer_kwargs: dict[str, Any]
+    _encoder_gradient: EncoderGradient
+
+    @property
+    def encoder_gradient(self) -> EncoderGradient:
+        """Whose gradient moves the conv body; fixed at construction."""
+        return self._encoder_gradient
+
+    @property
+    def encoder(self) -> BodyHeadEncoder:
+        """The one encoder."""
+        encoder: BodyHeadEncoder = self.critic.features_extractor
+        return encoder
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        """A critic with a new encoder."""
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)  # type: ignore[attr-defined]
+        critic = PixelCritic(**kwargs, moves_body=self._encoder_gradient == "critic")
+        return critic.to(self.device)  # type: ignore[attr-defined]
+
+    def _make_optimizers(self, learning_rate: float) -> None:
+        """One for the actor, one for the critic; the conv body belongs to whoever moves it."""
+        parameters = split_parameters(self.actor, self.critic, self._encoder_gradient)
+        for network, own in zip((self.actor, self.critic), parameters, strict=True):
+            network.optimizer = self.optimizer_class(own, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]
+        return {**data, "encoder_gradient": self._encoder_gradient}
+
+
+class PixelSACPolicy(_OneEncoder, SACPolicy):
     """
     SAC policy with one pixel encoder (conv body and head) inside the critic; the actor has its own head on the body.
 
@@ -136,25 +177,12 @@ class PixelSACPolicy(SACPolicy):
             observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
         )
 
-    @property
-    def encoder_gradient(self) -> EncoderGradient:
-        """Whose gradient moves the conv body; fixed at construction."""
-        return self._encoder_gradient
-
-    @property
-    def encoder(self) -> BodyHeadEncoder:
-        """The one encoder."""
-        return self.critic.features_extractor  # type: ignore[return-value]
-
     def _build(self, lr_schedule: Schedule) -> None:
         self.critic = self.make_critic()
         self.critic_target = self.make_critic()
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.actor = self.make_actor()
-        actor_parameters, critic_parameters = split_parameters(self.actor, self.critic, self._encoder_gradient)
-        learning_rate = lr_schedule(1)
-        self.actor.optimizer = self.optimizer_class(actor_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
-        self.critic.optimizer = self.optimizer_class(critic_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self._make_optimizers(lr_schedule(1))
         self.critic_target.set_training_mode(False)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
@@ -164,16 +192,8 @@ class PixelSACPolicy(SACPolicy):
         actor.share_body(self.encoder, self._encoder_gradient == "actor")
         return actor.to(self.device)
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
-        """A critic with a new encoder."""
-        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return PixelCritic(**kwargs, moves_body=self._encoder_gradient == "critic").to(self.device)
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "encoder_gradient": self._encoder_gradient}
-
-
-class PixelTD3Policy(TD3Policy):
+class PixelTD3Policy(_OneEncoder, TD3Policy):
     """
     TD3 (and DDPG) policy with one pixel encoder inside the critic; the actor has its own head on its conv body, the target
     actor one on the target critic's.
@@ -202,16 +222,6 @@ class PixelTD3Policy(TD3Policy):
             observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
         )
 
-    @property
-    def encoder_gradient(self) -> EncoderGradient:
-        """Whose gradient moves the conv body; fixed at construction."""
-        return self._encoder_gradient
-
-    @property
-    def encoder(self) -> BodyHeadEncoder:
-        """The one encoder."""
-        return self.critic.features_extractor  # type: ignore[return-value]
-
     def _build(self, lr_schedule: Schedule) -> None:
         self.critic = self.make_critic()
         self.critic_target = self.make_critic()
@@ -219,10 +229,7 @@ class PixelTD3Policy(TD3Policy):
         self.actor = self._actor_on(self.critic)
         self.actor_target = self._actor_on(self.critic_target)
         self.actor_target.load_state_dict(self.actor.state_dict())
-        actor_parameters, critic_parameters = split_parameters(self.actor, self.critic, self._encoder_gradient)
-        learning_rate = lr_schedule(1)
-        self.actor.optimizer = self.optimizer_class(actor_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
-        self.critic.optimizer = self.optimizer_class(critic_parameters, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self._make_optimizers(lr_schedule(1))
         self.actor_target.set_training_mode(False)
         self.critic_target.set_training_mode(False)
 
@@ -233,14 +240,6 @@ class PixelTD3Policy(TD3Policy):
         actor = PixelTD3Actor(**kwargs)
         actor.share_body(encoder, self._encoder_gradient == "actor")
         return actor.to(self.device)
-
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
-        """A critic with a new encoder."""
-        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return PixelCritic(**kwargs, moves_body=self._encoder_gradient == "critic").to(self.device)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "encoder_gradient": self._encoder_gradient}
 
 
 def split_parameters(

@@ -94,7 +94,7 @@ class Checkpoints:
         _sync(folder / _MANIFEST)
 
     def _prune(self) -> None:
-        found = self.list()
+        found = self.found()
         for path in found[:-KEPT]:
             shutil.rmtree(path)
         records = [json.loads((path / _MANIFEST).read_text())["frames"] for path in found[-KEPT:]]
@@ -102,7 +102,7 @@ class Checkpoints:
 
     # ---- reading
 
-    def list(self) -> list[Path]:
+    def found(self) -> list[Path]:
         """Folders of all checkpoints, the oldest first, whether they are sound or not."""
         return sorted(path for path in self.folder.glob("step*") if (path / _MANIFEST).is_file())
 
@@ -119,7 +119,7 @@ class Checkpoints:
         :return: the model, ready to go on, and ``extra``, ``auxiliary`` and ``episodes_go_on``
         :raises NoCheckpointError: when none is sound
         """
-        for path in reversed(self.list()):
+        for path in reversed(self.found()):
             try:
                 return self._load(path, cls, env, device)
             except (DamagedLogError, OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:

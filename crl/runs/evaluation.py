@@ -82,7 +82,7 @@ def write_video(frames: list[np.ndarray], path: Path, fps: int = 15) -> Path:
         raise ImportError("writing videos needs imageio: pip install 'crl[dmc]'") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     scale = max(1, 256 // frames[0].shape[0])
-    larger = [np.repeat(np.repeat(frame, scale, axis=0), scale, axis=1) for frame in frames]
+    larger: list[Any] = [np.repeat(np.repeat(frame, scale, axis=0), scale, axis=1) for frame in frames]
     imageio.mimwrite(path, larger, fps=fps, macro_block_size=1)
     return path
 

@@ -125,7 +125,7 @@ def resume(folder: RunFolder, show_progress: bool = True) -> dict[str, Any]:
     env = _make_env(config)
     model, callbacks = _build(config, env)
     checkpoints = Checkpoints(folder.checkpoints)
-    if not checkpoints.list():
+    if not checkpoints.found():
         _say(f"{folder.path} has no checkpoint yet: beginning anew")
         for table in (folder.progress_file, folder.eval_file):
             Table(table).cut("step", -1)
@@ -189,7 +189,7 @@ def _learn(
 ) -> dict[str, Any]:
     run, fields = config["run"], config["train"]
     writers = [TableWriter(Table(folder.progress_file)), TensorBoardOutputFormat(str(folder.path / "tensorboard"))]
-    model.set_logger(Logger(str(folder.path), writers))  # type: ignore[arg-type]
+    model.set_logger(Logger(str(folder.path), writers))
     own = RunCallback(
         folder,
         config,
@@ -240,7 +240,7 @@ def _note_failure(folder: RunFolder, reason: str, step: int) -> None:
 
 
 def _last(checkpoints: Checkpoints) -> str:
-    found = checkpoints.list()
+    found = checkpoints.found()
     return f"last checkpoint: {found[-1].name}" if found else "no checkpoint was written yet"
 
 

@@ -95,7 +95,7 @@ class RunCallback(BaseCallback):
                 BarColumn(),
                 TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
             ]
-            columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}")]  # type: ignore[list-item]
+            columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}")]
             self._progress = Progress(*columns, transient=False, refresh_per_second=2)
 
     @property
