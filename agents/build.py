@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from crl.agents.pixel_sac import PixelSAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from crl.agents.pixel_sac import PixelSAC
 from crl.augment import RandomCrop, RandomShift
 from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder
 from crl.objectives import CURL
 from crl.replay import FrameReplayBuffer
 
 if TYPE_CHECKING:
-    from crl.agents.config import ObjectiveFields, PolicyFields, ReplayFields, SACConfig
     from stable_baselines3.common.vec_env import VecEnv
 
+    from crl.agents.config import ObjectiveFields, PolicyFields, ReplayFields, SACConfig
     from crl.contract import Augmentation, Objective
 
 _ENCODERS = {"pixel": PixelEncoder, "nature": NatureEncoder, "rainbow": RainbowEncoder, "impala": ImpalaEncoder}

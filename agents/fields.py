@@ -6,8 +6,7 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 
 class ConfigError(ValueError):
@@ -38,9 +37,12 @@ def setting(default: Any, doc: str, low: float | None = None, high: float | None
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@lru_cache
 def _hints(schema: type) -> dict[str, Any]:
     return get_type_hints(schema)
+
+
+def _is_group(hint: Any) -> TypeGuard[type]:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def field_paths(schema: type, prefix: str = "") -> list[str]:
@@ -48,8 +50,7 @@ def field_paths(schema: type, prefix: str = "") -> list[str]:
     paths = []
     for field in dataclasses.fields(schema):
         hint = _hints(schema)[field.name]
-        inner = field_paths(hint, f"{prefix}{field.name}.") if dataclasses.is_dataclass(hint) else [prefix + field.name]
-        paths += inner  # type: ignore[arg-type]
+        paths += field_paths(hint, f"{prefix}{field.name}.") if _is_group(hint) else [prefix + field.name]
     return paths
 
 
@@ -62,24 +63,28 @@ def set_field(config: Any, path: str, value: Any) -> None:
     :raises FieldValueError: when the value does not fit
     """
     *outer, last = path.split(".")
-    owner = config
+    owner: Any = config
     for depth, name in enumerate(outer):
         if isinstance(owner, Mapping):
             raise _unknown(config, path)
-        if not dataclasses.is_dataclass(owner) or name not in _hints(type(owner)):
+        if not _has_field(owner, name):
             raise _unknown(config, path)
         owner = getattr(owner, name)
         if isinstance(owner, dict) and depth == len(outer) - 1:
             owner[last] = free_value(value)
             return
-    if not dataclasses.is_dataclass(owner) or last not in _hints(type(owner)):
+    if not _has_field(owner, last):
         raise _unknown(config, path)
     field = next(field for field in dataclasses.fields(owner) if field.name == last)
     hint = _hints(type(owner))[last]
-    if dataclasses.is_dataclass(hint):
-        inner = ", ".join(field_paths(hint, f"{path}."))  # type: ignore[arg-type]
+    if _is_group(hint):
+        inner = ", ".join(field_paths(hint, f"{path}."))
         raise UnknownFieldError(f"{path!r} is a group of fields, set one of them: {inner}")
     setattr(owner, last, _check_range(path, coerce(path, value, hint), field.metadata))
+
+
+def _has_field(owner: Any, name: str) -> bool:
+    return _is_group(type(owner)) and name in _hints(type(owner))
 
 
 def _unknown(config: Any, path: str) -> UnknownFieldError:

@@ -8,17 +8,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch as th
 import torch.nn.functional as F
-from crl.agents.batches import ObjectiveData, PixelBatch, draw_batch
-from crl.agents.encoder_report import activity_report, encoder_gradients, gradient_report
-from crl.agents.network_input import LeanEncoder, network_input
-from crl.agents.rescaled_policy import RescaledSACActor, RescaledSACPolicy
-from crl.agents.running_means import RunningMeans
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import nn
 
+from crl.agents.batches import ObjectiveData, PixelBatch, draw_batch
+from crl.agents.encoder_report import activity_report, encoder_gradients, gradient_report
+from crl.agents.network_input import LeanEncoder, network_input
+from crl.agents.rescaled_policy import RescaledSACActor, RescaledSACPolicy
+from crl.agents.running_means import RunningMeans
 from crl.callbacks.attachment import isolated_random
 from crl.contract import Metrics, Objective, Spaces
 from crl.encoders import BodyHeadEncoder, check_image_space

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch as th
-from crl.agents.squashed_gaussian import squashed_sample
 from gymnasium import spaces
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -13,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from stable_baselines3.sac.policies import Actor as SACActor
 
+from crl.agents.squashed_gaussian import squashed_sample
 from crl.networks import initialize
 from crl.policies import PixelSACActor, PixelSACPolicy
 
