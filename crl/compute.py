@@ -12,12 +12,15 @@ import platform
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch as th
 
+    ImagesOrModule = TypeVar("ImagesOrModule", th.Tensor, th.nn.Module)
+
 PRECISIONS = ("fp32", "bf16", "auto")
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 # glibc's numbers of mallopt's parameters (malloc.h)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _TRIM_THRESHOLD = 2**31 - 1
@@ -36,34 +39,54 @@ def resolve_precision(precision: str, device: th.device | str) -> str:
         return precision
     import torch as th
 
-    return "bf16" if _fast_bf16(th.device(device).type) else "fp32"
+    return "bf16" if _fast_bf16(th.device(device)) else "fp32"
 
 
 @lru_cache
-def _fast_bf16(device_type: str) -> bool:
-    """CUDA from Ampere on, CPUs with avx512_bf16 or amx; elsewhere bf16 is emulated and slow."""
-    if device_type == "cuda":
+def _fast_bf16(device: th.device) -> bool:
+    """CUDA from Ampere on, CPUs with avx512_bf16 or amx; elsewhere bf16 is emulated and slow. Asks, runs no benchmark."""
+    if device.type == "cuda":
         import torch as th
 
-        return th.cuda.is_available() and th.cuda.get_device_capability()[0] >= 8
-    if device_type == "cpu" and platform.system() == "Linux":
-        flags = Path("/proc/cpuinfo").read_text().split("\n\n")[0].split()
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+        return th.cuda.is_available() and th.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and not _BF16_FLAGS.isdisjoint(_cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
+    """What Linux says of the first processor; nothing where there is no /proc."""
+    info = Path("/proc/cpuinfo")
+    return set(info.read_text().split("\n\n")[0].split()) if info.exists() else set()
 
 
 def autocast(precision: str, device: th.device | str) -> AbstractContextManager[None]:
     """
-    Context for a conv body: bf16 autocast, or nothing for fp32. Keep heads, losses and optimisers outside.
+    Context for a conv body: bf16 autocast, or nothing for fp32 (an autocast around it stays in force). Keep heads, losses
+    and optimisers outside, and call ``.float()`` on what leaves the body.
 
     :param precision: ``"fp32"``, ``"bf16"`` or ``"auto"``
     :param device: where it runs
+    :raises ValueError: for another precision
     """
     if resolve_precision(precision, device) == "fp32":
         return nullcontext()
     import torch as th
 
     return th.autocast(th.device(device).type, dtype=th.bfloat16)
+
+
+def channels_last(x: ImagesOrModule) -> ImagesOrModule:
+    """
+    Channels innermost in memory, which convolutions like better (1.13x in float32 on CPUs, more under bf16). Changes no value
+    of ``x``; results of convolutions agree up to rounding.
+
+    :param x: images ``(batch, channels, height, width)``, or a module, whose convolution weights are laid out so in place
+    :return: the images in that layout (a copy unless they had it), or the module
+    """
+    import torch as th
+
+    if isinstance(x, th.Tensor):
+        return x.contiguous(memory_format=th.channels_last)
+    return x.to(memory_format=th.channels_last)  # type: ignore[call-overload]
 
 
 def set_threads(n: int | None) -> int:
@@ -89,7 +112,7 @@ def tune_allocator() -> str:
     tensors anew each time, and their page faults cost more than many kernels: an update gets 1.1x (batch 128) to 3x (batch
     512) faster on CPUs. The price: memory once used stays resident at its peak. Changes no number.
 
-    Call it before torch allocates its first large tensor.
+    Call it before torch allocates its first large tensor: what is mapped by then is unmapped when it is freed.
 
     :return: what was done, or why nothing was
     """
@@ -98,8 +121,15 @@ def tune_allocator() -> str:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return "allocator untouched: the C library is not glibc"
+    if _address(libc.malloc) != _address(ctypes.CDLL("libc.so.6").malloc):
+        # jemalloc and its like, preloaded: glibc would take the setting, and nobody would ask glibc for memory
+        return "allocator untouched: another allocator stands in for that of glibc"
     done = libc.mallopt(_M_MMAP_MAX, 0) == 1 and libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD) == 1
     return "glibc keeps freed memory (mallopt)" if done else "allocator untouched: mallopt refused"
+
+
+def _address(function: Any) -> int | None:
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def allocator_environment() -> dict[str, str]:
