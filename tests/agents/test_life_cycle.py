@@ -215,6 +215,7 @@ def test_the_users_objective_stays_unbuilt():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_learns_to_reach():
     from crl.agents.recipes import build, resolve
 
@@ -224,4 +225,5 @@ def test_learns_to_reach():
     assert isinstance(model.replay_buffer.augment, RandomShift)
     model.learn(config["train"]["env_steps"], callback=callbacks)
     mean, _ = evaluate_policy(model, make_vec_env("toy/reach", seed=20_000), n_eval_episodes=30)
+    print(f"return {mean:.1f}")
     assert mean > 25, "a random policy gets 7, a good one 35 and more"

@@ -17,7 +17,8 @@ FIELDS = {
 }
 
 
-def arguments(out, *more, steps=160, every=40):
+def arguments(out, *more, steps=480, every=40):
+    """Long enough that a test on a busy machine still catches it running (some 100 steps a second)."""
     sets = [part for item in FIELDS.items() for part in ("--set", "=".join(item))]
     basics = ["train", "curl-sac", "toy/reach", "--out", str(out), "--steps", str(steps), "--checkpoint-every", str(every)]
     return [*basics, *sets, *more]
