@@ -92,7 +92,12 @@ class PixelCritic(ContinuousCritic):
         return tuple(q_net(q_input) for q_net in self.q_networks)
 
 
-def _check_route(name: str, encoder_gradient: str, extractor_class: type[Any], kwargs: dict[str, Any]) -> None:
+def _check(name: str, space: spaces.Space, encoder_gradient: str, extractor_class: type[Any], kwargs: dict[str, Any]) -> None:
+    if isinstance(space, spaces.Dict):
+        raise ValueError(
+            f"{name} sees one image and nothing else, the observations are a Dict of {list(space.spaces)}: use "
+            "'MultiInputPolicy' (AuxiliaryLossCallback finds the encoder of its image key)"
+        )
     if encoder_gradient not in ROUTES:
         raise ValueError(f"{name}(encoder_gradient={encoder_gradient!r}): choose 'critic', 'actor' or 'objective'")
     if not (isinstance(extractor_class, type) and issubclass(extractor_class, BodyHeadEncoder)):
@@ -144,6 +149,8 @@ class _OneEncoder:
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]
+        # TD3Policy writes down whether it shares; here that is no option, and load() passes on what stands here
+        data.pop("share_features_extractor", None)
         return {**data, "encoder_gradient": self._encoder_gradient}
 
 
@@ -171,7 +178,7 @@ class PixelSACPolicy(_OneEncoder, SACPolicy):
         features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
         **kwargs: Any,
     ) -> None:
-        _check_route("PixelSACPolicy", encoder_gradient, features_extractor_class, kwargs)
+        _check("PixelSACPolicy", observation_space, encoder_gradient, features_extractor_class, kwargs)
         self._encoder_gradient: EncoderGradient = encoder_gradient
         super().__init__(
             observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
@@ -216,7 +223,7 @@ class PixelTD3Policy(_OneEncoder, TD3Policy):
         features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
         **kwargs: Any,
     ) -> None:
-        _check_route("PixelTD3Policy", encoder_gradient, features_extractor_class, kwargs)
+        _check("PixelTD3Policy", observation_space, encoder_gradient, features_extractor_class, kwargs)
         self._encoder_gradient: EncoderGradient = encoder_gradient
         super().__init__(
             observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs

@@ -149,6 +149,32 @@ def test_save_load_predict_and_go_on(cls, policy, route, tmp_path):
     loaded.learn(20, reset_num_timesteps=True)
 
 
+@pytest.mark.parametrize("cls, policy", ALGORITHMS)
+def test_policy_alone_can_be_saved_and_loaded(cls, policy, tmp_path):
+    model = make(cls, policy, encoder_gradient="objective")
+    model.policy.save(tmp_path / "policy")
+    loaded = policy.load(tmp_path / "policy")
+    assert loaded.encoder_gradient == "objective"
+    obs = np.random.default_rng(0).integers(0, 256, (5, 6, 20, 20), dtype=np.uint8)
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+
+
+@pytest.mark.parametrize("cls, policy", ALGORITHMS)
+def test_learning_rate_schedule_reaches_both_optimisers(cls, policy):
+    model = make(cls, policy)
+    model.learning_rate = lambda progress: 1e-3 * progress
+    model._setup_lr_schedule()
+    model.learn(20)
+    rates = {group["lr"] for o in (model.actor.optimizer, model.critic.optimizer) for group in o.param_groups}
+    assert len(rates) == 1 and rates.pop() < 1e-3 / 2
+
+
+def test_dict_observations_are_sent_to_the_policy_for_them():
+    env = FakeImages(spaces.Box(-1, 1, (2,), np.float32), as_dict=True)
+    with pytest.raises(ValueError, match="MultiInputPolicy"):
+        SAC(PixelSACPolicy, env, buffer_size=10)
+
+
 def test_predict_on_uncropped_images():
     env = FakeImages(spaces.Box(-1, 1, (2,), np.float32), shape=(6, 26, 26))
     kwargs = dict(net_arch=[16], features_extractor_kwargs=dict(filters=4, layers=2, crop=20))
