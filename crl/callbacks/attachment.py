@@ -114,9 +114,16 @@ class Attachment:
         batch = draw(self.objective)
         if batch is None:
             return False
-        gradients, metrics = self._gradients(batch)
-        if self._rl_gradients is not None or self.n_updates % self.log_interval == 0:
-            metrics |= self._closer_look(batch, gradients)
+        # Running statistics of BatchNorm describe the agent's own batches: the objective must not move them
+        extractor = self.found.encoder.extractor
+        training = extractor.training
+        extractor.eval()
+        try:
+            gradients, metrics = self._gradients(batch)
+            if self._rl_gradients is not None or self.n_updates % self.log_interval == 0:
+                metrics |= self._closer_look(batch, gradients)
+        finally:
+            extractor.train(training)
         self._record(metrics)
         self._add_to_borrowed(gradients[: len(self.borrowed)])
         for parameter, gradient in zip(self.owned + self.heads, gradients[len(self.borrowed) :], strict=True):
@@ -127,16 +134,9 @@ class Attachment:
         return True
 
     def _gradients(self, batch: ViewBatch | SequenceBatch) -> tuple[list[th.Tensor | None], Metrics]:
-        encoder = self.found.encoder
-        # Running statistics of BatchNorm describe the agent's own batches: the objective must not move them
-        training = encoder.extractor.training
-        encoder.extractor.eval()
-        try:
-            loss, metrics = self.objective.loss(batch)
-            parameters = self.borrowed + self.owned + self.heads
-            gradients: list[th.Tensor | None] = list(th.autograd.grad(loss, parameters, allow_unused=True))
-        finally:
-            encoder.extractor.train(training)
+        loss, metrics = self.objective.loss(batch)
+        parameters = self.borrowed + self.owned + self.heads
+        gradients: list[th.Tensor | None] = list(th.autograd.grad(loss, parameters, allow_unused=True))
         if self.clip is not None:
             n = len(self.borrowed) + len(self.owned)
             of_encoder = [gradient for gradient in gradients[:n] if gradient is not None]

@@ -62,7 +62,7 @@ class AuxiliaryLossCallback(BaseCallback):
     :param store_size: on-policy only: transitions to draw from; None keeps one rollout
     :param name: in the metrics; None takes the objective's
     :param seed: of the own generators; None takes the model's seed, and if that is None too, a random one
-    :param verbose: 1 prints what is attached to what
+    :param verbose: 1 prints which encoders are trained; otherwise that goes to the model's own text logs, if it has any
     :raises ValueError: for values out of range; at the start of ``learn`` for a model or buffer that does not fit
     """
 
@@ -102,6 +102,8 @@ class AuxiliaryLossCallback(BaseCallback):
             raise ValueError(f"learning_rate={learning_rate}: must be positive (weight=0 leaves the encoder alone)")
         if max_grad_norm not in (None, "auto") and not max_grad_norm > 0:  # type: ignore[operator]
             raise ValueError(f"max_grad_norm={max_grad_norm!r}: a positive number, 'auto' or None")
+        if encoders is not None and (isinstance(encoders, str) or not encoders):
+            raise ValueError(f"encoders={encoders!r}: a list of names such as ['critic'], or None for all")
         if interval < 1 or log_interval < 1:
             raise ValueError(f"interval={interval}, log_interval={log_interval}: both at least 1 update")
         if store_size is not None and store_size < 2:
@@ -125,6 +127,7 @@ class AuxiliaryLossCallback(BaseCallback):
         self.attachments: dict[str, Attachment] = {}
         self._source: DataSource
         self._store: RolloutStore | None = None
+        self._names_encoders = False
         self._rng: np.random.Generator | None = None
         self._generator: th.Generator
         self._pending_state: dict[str, Any] | None = None
@@ -138,6 +141,7 @@ class AuxiliaryLossCallback(BaseCallback):
             raise ValueError("TRPO does not step its policy by an optimiser: use mode='own_optimizer'")
         space, key = image_space(model)
         found = find_encoders(model, self.encoders)
+        self._names_encoders = len(find_encoders(model)) > 1
         check_initialisation(model, found)
         self._n_batch = self._resolve_batch_size()
         self._augment = self._resolve_augment(space, found)
@@ -149,10 +153,10 @@ class AuxiliaryLossCallback(BaseCallback):
             self._restore(self._pending_state)
             self._pending_state = None
         self._add_hooks()
-        if self.verbose:
-            for name, item in self.attachments.items():
-                extractor = type(item.found.encoder.extractor).__name__
-                print(f"crl: {self.name} trains the {name} encoder ({extractor}), {self.mode}, weight {self.weight}")
+        for name, item in self.attachments.items():
+            extractor = type(item.found.encoder.extractor).__name__
+            line = f"crl: {self.name} trains the {name} encoder ({extractor}), {self.mode}, weight {self.weight}"
+            (print if self.verbose else self.logger.info)(line)
 
     def _resolve_batch_size(self) -> int:
         batch_size = self.batch_size or int(getattr(self.model, "batch_size", 0) or 256)  # A2C has no batch size
@@ -162,6 +166,8 @@ class AuxiliaryLossCallback(BaseCallback):
             )
         if isinstance(self.model, OnPolicyAlgorithm):
             capacity = self.store_size or self.model.n_steps * self.model.n_envs
+            if capacity < 2:
+                raise ValueError("a rollout of this model is a single transition: pass store_size= to the callback")
             batch_size = batch_size if self.batch_size else min(batch_size, capacity)
         else:
             buffer = self.model.replay_buffer  # type: ignore[attr-defined]
@@ -211,7 +217,7 @@ class AuxiliaryLossCallback(BaseCallback):
             if isinstance(buffer, FrameReplayBuffer):
                 buffer.check_model(self.model)
             return ReplaySource(buffer, key)
-        if self._store is None:
+        if self._store is None or self._store.buffer.n_envs != self.model.n_envs:
             size = self.store_size or self.model.n_steps * self.model.n_envs  # type: ignore[attr-defined]
             self._store = RolloutStore(size, space, self.model.action_space, self.model.n_envs, key)
         return self._store
@@ -221,12 +227,12 @@ class AuxiliaryLossCallback(BaseCallback):
         known = {name: item.objective for name, item in self.attachments.items()}
         if not known and not self.objective.is_built:
             known = {item.name: copy.deepcopy(self.objective) for item in found[1:]}
-        if not known and len(found) > 1:
-            raise ValueError(
-                f"this {type(self.objective).__name__} belongs to another callback already and the model has {len(found)} "
-                "encoders: pass a new objective, or go on with the same callback"
-            )
         objectives = {item.name: known.get(item.name, self.objective) for item in found}
+        if len({id(objective) for objective in objectives.values()}) < len(found):
+            raise ValueError(
+                f"this {type(self.objective).__name__} was attached before, not to these {len(found)} encoders "
+                f"({', '.join(objectives)}): pass a new callback and objective, or keep to the same model"
+            )
         for item in found:
             objective = objectives[item.name]
             if not objective.is_built:
@@ -275,7 +281,7 @@ class AuxiliaryLossCallback(BaseCallback):
                 item.found.optimizer,
                 before=lambda item=item: self._before_rl_update(item),  # type: ignore[misc]
                 after=lambda item=item: self._after_rl_update(item),  # type: ignore[misc]
-                learn_id=int(self.model.start_time),
+                model=self.model,
             )
 
     # ---- while training
@@ -322,7 +328,7 @@ class AuxiliaryLossCallback(BaseCallback):
         if item.n_rl_updates - item.logged_at < self.log_interval:
             return
         item.logged_at = item.n_rl_updates
-        prefix = self.name if len(self.attachments) == 1 else f"{self.name}_{item.name}"
+        prefix = f"{self.name}_{item.name}" if self._names_encoders else self.name
         for key, value in item.flush_metrics().items():
             self.logger.record(f"repr/{prefix}_{key}", value)
         self.logger.record(f"repr/{prefix}_n_updates", item.n_updates, exclude="tensorboard")

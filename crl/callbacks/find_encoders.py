@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -100,7 +99,8 @@ def check_initialisation(model: BaseAlgorithm, encoders: list[FoundEncoder]) -> 
     """
     :raises ValueError: when SB3's on-policy ``ortho_init`` has overwritten an initialisation that was asked for
     """
-    if not (isinstance(model.policy, ActorCriticPolicy) and model.policy.ortho_init):
+    # not by class: MaskablePPO's policy re-initialises alike and is no ActorCriticPolicy
+    if not getattr(model.policy, "ortho_init", False):
         return
     for item in encoders:
         extractor = item.encoder.extractor

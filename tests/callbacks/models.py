@@ -2,7 +2,7 @@
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from crl.augment import RandomShift
@@ -20,7 +20,7 @@ OFF_POLICY = dict(buffer_size=200, learning_starts=16, batch_size=8, train_freq=
 
 
 def make_model(name, n_envs=1, seed=0, env=None, env_kwargs=None, **kwargs):
-    """``name``: sac, td3 (crl's policies), sac-separate (SB3's CnnPolicy), dqn, ppo, a2c."""
+    """``name``: sac, td3, ddpg (crl's policies), sac-separate (SB3's CnnPolicy), dqn, ppo, a2c."""
     actions = DISCRETE if name in ("dqn", "ppo", "a2c") else BOX
     env = env or DummyVecEnv([lambda: FakeImages(actions, **(env_kwargs or {}))] * n_envs)
     kwargs = {"seed": seed, **kwargs}
@@ -29,14 +29,15 @@ def make_model(name, n_envs=1, seed=0, env=None, env_kwargs=None, **kwargs):
         return SAC(PixelSACPolicy, env, policy_kwargs={"net_arch": [16], **SMALL, **policy_kwargs}, **{**OFF_POLICY, **kwargs})
     if name == "sac-separate":
         return SAC("CnnPolicy", env, policy_kwargs={"net_arch": [16], **SMALL, **policy_kwargs}, **{**OFF_POLICY, **kwargs})
-    if name == "td3":
-        return TD3(PixelTD3Policy, env, policy_kwargs={"net_arch": [16], **SMALL, **policy_kwargs}, **{**OFF_POLICY, **kwargs})
+    if name in ("td3", "ddpg"):
+        cls = DDPG if name == "ddpg" else TD3
+        return cls(PixelTD3Policy, env, policy_kwargs={"net_arch": [16], **SMALL, **policy_kwargs}, **{**OFF_POLICY, **kwargs})
     if name == "dqn":
         return DQN("CnnPolicy", env, policy_kwargs={"net_arch": [16], **SMALL, **policy_kwargs}, **{**OFF_POLICY, **kwargs})
     policy_kwargs = {"net_arch": [16], **SMALL, **policy_kwargs}
     if name == "ppo":
         return PPO("CnnPolicy", env, n_steps=16, batch_size=8, n_epochs=2, policy_kwargs=policy_kwargs, **kwargs)
-    return A2C("CnnPolicy", env, n_steps=8, policy_kwargs=policy_kwargs, **kwargs)
+    return A2C("CnnPolicy", env, **{"n_steps": 8, "policy_kwargs": policy_kwargs, **kwargs})
 
 
 def on_policy(name):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -13,7 +14,7 @@ from crl.objectives import CURL
 from crl.policies import PixelSACPolicy
 
 from ..fakes import FakeImages
-from .models import BOX, SMALL, make_model
+from .models import BOX, DISCRETE, SMALL, make_model
 
 SHIFT = RandomShift(2)
 
@@ -30,6 +31,8 @@ SHIFT = RandomShift(2)
         (dict(batch_size=1), "at least 2 observations"),
         (dict(learning_rate=0.0), "must be positive"),
         (dict(max_grad_norm=-1.0), "positive number, 'auto' or None"),
+        (dict(encoders="critic"), r"a list of names such as \['critic'\]"),
+        (dict(encoders=[]), "a list of names"),
         (dict(interval=0), "at least 1 update"),
         (dict(store_size=1), "at least 2 transitions"),
     ],
@@ -58,6 +61,7 @@ def test_batch_larger_than_the_buffer():
 
 def test_models_batch_size_of_one():
     refuses(make_model("sac", batch_size=1), "the model's batch_size is 1")
+    refuses(make_model("a2c", n_steps=1), "a single transition")
 
 
 def test_no_extractor_to_attach_to():
@@ -130,6 +134,17 @@ def test_initialisation_that_sb3_overwrites(init, fine):
     make_model("ppo", policy_kwargs={**kwargs, "ortho_init": False}).learn(
         16, callback=AuxiliaryLossCallback(CURL(augment=SHIFT))
     )
+
+
+def test_initialisation_that_sb3_contrib_overwrites():
+    """MaskablePPO's policy does as PPO's, and is no subclass of it."""
+
+    class Masked(FakeImages):
+        def action_masks(self):
+            return np.ones(3, dtype=bool)
+
+    kwargs = {**SMALL, "features_extractor_kwargs": dict(filters=4, layers=2, init="delta_orthogonal")}
+    refuses(MaskablePPO("CnnPolicy", Masked(DISCRETE), n_steps=16, batch_size=8, policy_kwargs=kwargs), "ortho_init=False")
 
 
 def test_loaded_weights_survive_attaching(tmp_path):

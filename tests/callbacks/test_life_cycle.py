@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from crl.augment import RandomShift
@@ -139,6 +140,17 @@ def test_hooks_of_a_learn_that_died_are_removed(mode):
     assert n_hooks(model.critic.optimizer) == 0 and not _registered[model.critic.optimizer]
 
 
+def test_a_learn_that_died_leaves_nothing_to_one_without_callback():
+    model = make_model("sac")
+    dead = AuxiliaryLossCallback(CURL(), "add_gradient")
+    with pytest.raises(RuntimeError, match="boom"):
+        model.learn(40, callback=[dead, Boom()])
+    item = dead.attachments["critic"]
+    count = item.n_rl_updates, item.n_updates
+    model.learn(30)
+    assert (item.n_rl_updates, item.n_updates) == count
+
+
 def test_several_callbacks_at_once():
     model = make_model("sac")
     one, two = (
@@ -166,6 +178,25 @@ def test_separate_extractors_are_all_trained_and_named(capsys):
     assert len(before) > 0
     with pytest.raises(ValueError, match=r"no \['pi'\]; it has"):
         make_model("sac-separate").learn(18, callback=AuxiliaryLossCallback(CURL(), encoders=["pi"]))
+
+
+def test_metrics_and_log_name_the_encoder(tmp_path):
+    """Where a model has several encoders, also when one of them is chosen."""
+    model = make_model("sac-separate")
+    model.set_logger(configure(str(tmp_path), ["log", "csv"]))
+    both = [AuxiliaryLossCallback(CURL(), encoders=[name], log_interval=4) for name in ("critic", "actor")]
+    model.learn(44, callback=both, log_interval=1)
+    logged = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    assert {"repr/curl_critic_loss", "repr/curl_actor_loss"} <= set(logged)
+    text = (tmp_path / "log.txt").read_text()
+    assert "curl trains the critic encoder (PixelEncoder)" in text and "curl trains the actor encoder" in text
+
+
+def test_one_objective_is_not_trained_on_two_encoders():
+    callback = AuxiliaryLossCallback(CURL())
+    make_model("sac").learn(20, callback=callback)
+    with pytest.raises(ValueError, match="pass a new callback"):
+        make_model("sac-separate").learn(20, callback=callback)
 
 
 def test_actor_extractor_is_left_alone_when_not_named():
@@ -204,6 +235,28 @@ def test_load_with_another_number_of_envs(tmp_path):
     assert wider.replay_buffer.n_envs == 3
     wider.learn(60, callback=callback)
     assert callback.attachments["critic"].found.encoder.extractor is wider.policy.encoder
+
+
+def test_load_with_another_number_of_envs_on_policy(tmp_path):
+    model = make_model("ppo")
+    callback = AuxiliaryLossCallback(CURL(**augmentation("ppo")))
+    model.learn(32, callback=callback)
+    model.save(tmp_path / "m")
+    wider = PPO.load(tmp_path / "m", env=DummyVecEnv([lambda: FakeImages(DISCRETE)] * 3))
+    wider.learn(96, callback=callback)
+    assert callback._store.buffer.n_envs == 3 and callback.attachments["shared"].n_updates > 5
+
+
+def test_set_env_between_learns():
+    """SB3 wants the same number of environments in set_env; the new ones are at other places."""
+    for name in ("sac", "ppo"):
+        model = make_model(name, n_envs=2)
+        callback = AuxiliaryLossCallback(CURL(**augmentation(name)))
+        model.learn(32, callback=callback)
+        first = next(iter(callback.attachments.values())).n_updates
+        model.set_env(DummyVecEnv([lambda: FakeImages(DISCRETE if name == "ppo" else BOX)] * 2))  # noqa: B023
+        model.learn(32, callback=callback, reset_num_timesteps=False)
+        assert next(iter(callback.attachments.values())).n_updates > first
 
 
 @pytest.mark.parametrize("cls", [SAC, DQN, PPO])

@@ -1,17 +1,19 @@
 """``weight=0`` ends bitwise equal to no callback: data, augmentations and heads draw from streams of their own."""
 
 import pytest
+from torch import nn
 
 from crl.callbacks import AuxiliaryLossCallback
+from crl.encoders import PixelEncoder
 from crl.objectives import CURL
 
 from .models import augmentation, make_model, same, weights
 
-NAMES = ["sac", "sac-separate", "td3", "dqn", "ppo", "a2c"]
+NAMES = ["sac", "sac-separate", "td3", "ddpg", "dqn", "ppo", "a2c"]
 
 
-def trained(name, callback, n_envs=1):
-    model = make_model(name, n_envs=n_envs)
+def trained(name, callback, n_envs=1, **kwargs):
+    model = make_model(name, n_envs=n_envs, **kwargs)
     model.learn(48, callback=callback)
     return weights(model)
 
@@ -35,6 +37,25 @@ def test_weight_one_is_not(name, mode):
 def test_several_envs():
     callback = AuxiliaryLossCallback(CURL(), weight=0.0)
     assert same(trained("sac", None, n_envs=3), trained("sac", callback, n_envs=3))
+
+
+class WithStatistics(PixelEncoder):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._head.append(nn.BatchNorm1d(self.features_dim))
+
+
+@pytest.mark.parametrize("mode", ["own_optimizer", "add_gradient"])
+@pytest.mark.parametrize("name", ["sac", "dqn", "ppo"])
+def test_running_statistics_are_the_agents(name, mode):
+    kwargs = dict(policy_kwargs=dict(features_extractor_class=WithStatistics))
+    callback = AuxiliaryLossCallback(CURL(**augmentation(name)), mode, weight=0.0, batch_size=6, log_interval=3)
+    assert same(trained(name, None, **kwargs), trained(name, callback, **kwargs))
+
+
+def test_state_dependent_exploration_keeps_its_noise():
+    callback = AuxiliaryLossCallback(CURL(), weight=0.0)
+    assert same(trained("sac", None, use_sde=True), trained("sac", callback, use_sde=True))
 
 
 def test_heads_learn_at_weight_zero():
