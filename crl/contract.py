@@ -21,6 +21,15 @@ Augmentation = Callable[[th.Tensor, th.Generator | None], th.Tensor]
 Metrics = dict[str, th.Tensor]
 
 
+def check_augmentation(augment: Augmentation | None) -> None:
+    """:raises ValueError: for what cannot be called on images, a class instead of an instance above all"""
+    if augment is None or (callable(augment) and not isinstance(augment, type)):
+        return
+    if isinstance(augment, type):
+        raise ValueError(f"augment={augment.__name__} is a class: pass an instance, {augment.__name__}(...)")
+    raise ValueError(f"augment={augment!r}: pass an augmentation of crl.augment, for example RandomShift(4)")
+
+
 class Spaces(NamedTuple):
     """The spaces an objective is built for; ``observation`` is the image space alone, channels first."""
 
@@ -148,6 +157,7 @@ class Objective(nn.Module):
     which registers nothing.
 
     :param augment: the objective's own augmentation; None takes that of the replay buffer
+    :raises ValueError: for an augmentation that cannot be called
     """
 
     request: DataRequest = DataRequest()
@@ -156,6 +166,7 @@ class Objective(nn.Module):
 
     def __init__(self, augment: Augmentation | None = None) -> None:
         super().__init__()
+        check_augmentation(augment)
         self.augment = augment
         self._encoder: tuple[Encoder, ...] = ()
 

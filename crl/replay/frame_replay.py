@@ -16,7 +16,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from crl.contract import Augmentation
+from crl.contract import Augmentation, check_augmentation
 from crl.replay.frame_store import FrameStore
 from crl.replay.stacking import check_frames, check_shift, first_stack, infer_n_stack
 
@@ -83,8 +83,7 @@ class FrameReplayBuffer(ReplayBuffer):
             )
         if n_steps < 1 or not 0.0 <= gamma <= 1.0:
             raise ValueError(f"n_steps={n_steps}, gamma={gamma}: n_steps is at least 1 and gamma in [0, 1]")
-        if augment is not None and not callable(augment):
-            raise ValueError(f"augment={augment!r}: pass an augmentation of crl.augment, for example RandomShift(4)")
+        check_augmentation(augment)
         # Not ReplayBuffer.__init__: it would allocate two copies of every observation
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, 1)
@@ -97,14 +96,17 @@ class FrameReplayBuffer(ReplayBuffer):
         self.frame_shape = (self.image_space.shape[0] // self.n_stack, *self.image_space.shape[1:])
         if n_steps > 1 and self.image_key is not None:
             raise ValueError("n-step returns of Dict observations are not supported, as in SB3: use n_steps=1")
-        if augment is not None and hasattr(augment, "output_size"):
-            augment.output_size(*self.image_space.shape[1:])
+        if augment is not None:
+            # What does not fit these images must fail now, not at the first sample thousands of steps later
+            augment(th.zeros(1, *self.image_space.shape, dtype=th.uint8), th.Generator().manual_seed(0))
         self.n_steps = n_steps
         self.gamma = gamma
         self.augment = augment
         self.folder = folder
         self.frames: FrameStore | None = None
         self._generator: th.Generator | None = None
+        #: of a saved buffer, until the generator is asked for: which device it will be on is not known before
+        self._generator_state: th.Tensor | None = None
         #: frames from these numbers on are kept although no transition needs them any more (a checkpoint does)
         self.pinned = np.full(n_envs, np.iinfo(np.int64).max)
 
@@ -200,15 +202,15 @@ class FrameReplayBuffer(ReplayBuffer):
         :param reward: ``(n_envs,)``
         :param done: ``(n_envs,)``
         :param infos: ``TimeLimit.truncated`` is read
-        :raises ValueError: when an observation is not its predecessor shifted by one frame
+        :raises ValueError: when an observation is not its predecessor shifted by one frame, or not what the space declares;
+            nothing is stored then
         :raises MemoryError: at the first call, when the full buffer would not fit
         """
         images, next_images = self._image_of(obs), self._image_of(next_obs)
-        shape = (self.n_envs, *self.image_space.shape)
-        if images.shape != shape:
-            raise ValueError(
-                f"observations of shape {images.shape}, but the buffer is for (n_envs, channels, height, width) {shape}"
-            )
+        for array in (images, next_images):
+            self._check_images(array)
+        for env in range(self.n_envs):
+            check_shift(images[env], next_images[env], self.frame_shape[0])
         if self.frames is None:
             self._allocate()
         pos = self.pos
@@ -234,11 +236,23 @@ class FrameReplayBuffer(ReplayBuffer):
     def _image_of(self, obs: Any) -> np.ndarray:
         return np.asarray(obs if self.image_key is None else obs[self.image_key])
 
+    def _check_images(self, images: np.ndarray) -> None:
+        shape = (self.n_envs, *self.image_space.shape)
+        if images.shape != shape:
+            raise ValueError(
+                f"observations of shape {images.shape}, but the buffer is for (n_envs, channels, height, width) {shape}. "
+                "A buffer keeps the number of environments that it was made for: for another number make a new one"
+            )
+        if images.dtype != np.uint8:
+            raise ValueError(
+                f"observations of type {images.dtype}, though their space declares uint8; stored, their fractions would be "
+                "lost. Let the environment return uint8 in 0..255"
+            )
+
     def _observe(self, env: int, obs: np.ndarray, next_obs: np.ndarray) -> tuple[int, int, bool]:
         """Append what is new of one environment's two observations; number, real frames and padding of the first."""
         assert self.frames is not None
         channels = self.frame_shape[0]
-        check_shift(obs, next_obs, channels)
         previous = (self.pos - 1) % self.buffer_size
         self._release(env)
         if self._open[env] and np.array_equal(obs, self._last[env]):
@@ -354,14 +368,23 @@ class FrameReplayBuffer(ReplayBuffer):
     def generator(self) -> th.Generator:
         """
         Of the augmentations. Seeded from the state of numpy's global generator without drawing from it, so that runs repeat
-        under SB3's ``seed=`` and SB3's own draws stay as they are.
+        under SB3's ``seed=`` and SB3's own draws stay as they are. A loaded buffer goes on where it was saved.
         """
-        if self._generator is None or self._generator.device != self.device:
-            state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
-            digest = hashlib.sha256(state[1].tobytes() + str(state[2]).encode()).digest()
+        # Types only: a generator made for "cuda" may name itself "cuda:0", and would be made anew, with equal draws, each time
+        if self._generator is None or self._generator.device.type != self.device.type:
             self._generator = th.Generator(self.device)
-            self._generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            saved, self._generator_state = self._generator_state, None
+            # a state of another size is that of another kind of device
+            if saved is not None and saved.shape == self._generator.get_state().shape:
+                self._generator.set_state(saved)
+            else:
+                state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+                digest = hashlib.sha256(state[1].tobytes() + str(state[2]).encode()).digest()
+                self._generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return self._generator
+
+    def _state_of_generator(self) -> th.Tensor | None:
+        return self._generator_state if self._generator is None else self._generator.get_state()
 
     def _stack_of(self, inds: np.ndarray, env_inds: np.ndarray, steps_on: Any = 0) -> Stacks:
         """The observation of a transition, or the one so many steps later in the same segment."""
@@ -432,7 +455,7 @@ class FrameReplayBuffer(ReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in ("frames", "_generator")}
-        state["_generator_state"] = None if self._generator is None else self._generator.get_state()
+        state["_generator_state"] = self._state_of_generator()
         if self.frames is not None:
             ranges = [self.live_range(env) for env in range(self.n_envs)]
             state["_live"] = [(first, self.frames.export(env, first, head)) for env, (first, head) in enumerate(ranges)]
@@ -452,7 +475,7 @@ class FrameReplayBuffer(ReplayBuffer):
         """All of the state but the frames (and what the constructor was given): small, for checkpoints."""
         names = ("actions", "rewards", "dones", "timeouts", "newest", "real", "zero_padded", "cut", "others", "_last", "_open")
         state: dict[str, Any] = {"pos": self.pos, "full": self.full}
-        state["generator"] = None if self._generator is None else self._generator.get_state()
+        state["generator"] = self._state_of_generator()
         if self.frames is not None:
             state |= {name: getattr(self, name) for name in names}
         return state
@@ -465,12 +488,8 @@ class FrameReplayBuffer(ReplayBuffer):
         :param frames: for each environment the number of the first live frame, and the frames
         """
         state = dict(book_keeping)
-        generator = state.pop("generator")
+        self._generator, self._generator_state = None, state.pop("generator")
         self.__dict__.update(state)
-        self._generator = None
-        if generator is not None:
-            self._generator = th.Generator(self.device)
-            self._generator.set_state(generator)
         self.frames = None
         if frames:
             self.frames = FrameStore(self.frame_shape, self.n_envs, self._expected_frames(), self.folder)
@@ -478,13 +497,11 @@ class FrameReplayBuffer(ReplayBuffer):
                 self.frames.restore(env, first, images)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        generator, live = state.pop("_generator_state"), state.pop("_live", None)
+        live = state.pop("_live", None)
+        # no generator yet: SB3 sets the device of a loaded buffer afterwards, and that of the pickle may not exist here
         self.__dict__.update(state)
         self.frames = None
         self._generator = None
-        if generator is not None:
-            self._generator = th.Generator(self.device)
-            self._generator.set_state(generator)
         if live is not None:
             self.frames = FrameStore(self.frame_shape, self.n_envs, self._expected_frames(), self.folder)
             for env, (first, frames) in enumerate(live):
@@ -503,5 +520,8 @@ def _find_image(space: spaces.Space, key: str | None) -> str | None:
             raise ValueError(f"image_key={key!r}: the images of this Dict observation are {images}")
         return key
     if len(images) != 1:
-        raise ValueError(f"a Dict observation needs exactly one image, this one has {images}: name it by image_key=")
+        if images:
+            raise ValueError(f"a Dict observation needs exactly one image, this one has {images}: name it by image_key=")
+        shapes = {name: f"{sub.shape} {sub.dtype}" for name, sub in space.spaces.items()}
+        raise ValueError(f"a Dict observation needs an image, (channels, height, width) uint8 in 0..255; it has {shapes}")
     return images[0]

@@ -54,7 +54,16 @@ class ReplaySource:
         self.key = key
 
     def ready(self, request: DataRequest, batch_size: int) -> bool:
-        """See :class:`DataSource`."""
+        """
+        See :class:`DataSource`.
+
+        :raises ValueError: for sequences from a buffer that does not keep them
+        """
+        if request.kind == "sequence" and self.buffer.optimize_memory_usage:
+            raise ValueError(
+                "with optimize_memory_usage=True SB3's ReplayBuffer overwrites terminal observations, which sequences need: "
+                "leave the option out, or use FrameReplayBuffer, which takes less memory still"
+            )
         return self.buffer.size() * self.buffer.n_envs >= batch_size
 
     def draw(self, request: DataRequest, batch_size: int, rng: np.random.Generator) -> RawViews | RawSequences:
@@ -150,11 +159,13 @@ class RolloutStore(ReplaySource):
                 next_obs[env] = image(info["terminal_observation"])
         normalizer = model.get_vec_normalize_env()
         rewards = step["rewards"] if normalizer is None else normalizer.get_original_reward()
-        actions = np.asarray(step["actions"])
+        # What the environment got: SB3 clips the policy's actions, or, where the policy squashes them, scales them to the
+        # bounds. MaskablePPO, which has no Box actions, does neither.
+        actions = np.asarray(step.get("clipped_actions", step["actions"]))
         if isinstance(model.action_space, spaces.Box):
-            # as off-policy buffers hold them: what the environment got, scaled to [-1, 1]
+            # as off-policy buffers hold them: scaled to [-1, 1] (SB3 refuses infinite bounds)
             low, high = model.action_space.low, model.action_space.high
-            actions = 2.0 * (np.clip(actions, low, high) - low) / (high - low) - 1.0
+            actions = 2.0 * (actions - low) / (high - low) - 1.0
         self.buffer.add(image(model._last_obs), next_obs, actions, rewards, step["dones"], step["infos"])
 
 

@@ -6,6 +6,7 @@ import torch as th
 import torch.nn.functional as F
 from gymnasium import spaces
 
+from crl.augment import RandomShift
 from crl.contract import Spaces, ViewBatch
 from crl.encoders import ModelEncoder, PixelEncoder
 from crl.objectives import CURL, OBJECTIVES
@@ -127,6 +128,8 @@ def test_deep_copy_before_building_and_registry():
         (dict(tau=0.0), r"tau=0.0"),
         (dict(tau=1.5), r"tau=1.5"),
         (dict(target_update_interval=0), "at least 1"),
+        (dict(augment=RandomShift), r"pass an instance, RandomShift\(\.\.\.\)"),
+        (dict(augment="shift"), "pass an augmentation of crl.augment"),
     ],
 )
 def test_wrong_values(kwargs, message):

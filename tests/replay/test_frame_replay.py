@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
-from crl.augment import RandomShift
+from crl.augment import ColorJitter, RandomCrop, RandomShift
 from crl.replay import FrameReplayBuffer
 from crl.replay.frame_store import FrameStore
 
@@ -239,6 +239,25 @@ def test_generator_survives_pickling():
     assert th.equal(a.observations, copy.sample(16).observations)
 
 
+def test_one_generator_whatever_its_device_calls_itself():
+    """A generator for "cuda" names itself "cuda:0", one for "cpu:0" just "cpu": made anew, it would draw the same again."""
+    buffer = filled(augment=RandomShift(2))
+    buffer.device = th.device("cpu:0")
+    assert buffer.generator is buffer.generator
+
+
+def test_a_buffer_saved_on_another_device_loads():
+    buffer = filled(augment=RandomShift(2))
+    state = buffer.generator.get_state()
+    buffer.device = th.device("cuda")  # as pickled by a machine with a GPU
+    copy = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(buffer))))
+    copy.device = th.device("cpu")  # as SB3's load_replay_buffer does
+    assert th.equal(copy.generator.get_state(), state)
+    copy = pickle.loads(pickle.dumps(buffer))
+    copy.device, copy._generator_state = th.device("cpu"), th.zeros(16, dtype=th.uint8)  # of a GPU's generator
+    assert len(copy.sample(8).observations) == 8
+
+
 def test_folder(tmp_path):
     in_memory, on_disk = filled(), filled(folder=tmp_path / "frames")
     files = list((tmp_path / "frames").rglob("*.uint8"))
@@ -310,10 +329,15 @@ IMAGE = spaces.Box(0, 255, (9, 12, 12), np.uint8)
         (spaces.Box(0, 255, (3, 8, 8, 3), np.uint8), {}, "FrameStackObservation"),
         (spaces.Dict(a=IMAGE, b=IMAGE), {}, "name it by image_key"),
         (spaces.Dict(a=IMAGE), dict(image_key="b"), "images of this Dict"),
+        (spaces.Dict(a=spaces.Box(0, 255, (3, 8, 8, 3), np.uint8)), {}, r"needs an image.*\(3, 8, 8, 3\) uint8"),
+        (spaces.Dict(a=spaces.Box(0, 1, (9, 8, 8), np.float32)), {}, "needs an image.* float32"),
         (IMAGE, dict(image_key="a"), "no Dict"),
         (IMAGE, dict(n_steps=0), "at least 1"),
         (IMAGE, dict(gamma=1.5), "gamma in"),
         (IMAGE, dict(augment="shift"), "pass an augmentation"),
+        (IMAGE, dict(augment=RandomShift), "pass an instance"),
+        (IMAGE, dict(augment=RandomCrop(13)), r"larger than the images \(12x12\)"),
+        (spaces.Box(0, 255, (4, 8, 8), np.uint8), dict(n_stack=4, augment=ColorJitter()), "pass frame_channels="),
     ],
 )
 def test_bad_arguments(space, kwargs, message):
@@ -330,6 +354,21 @@ def test_frames_in_the_wrong_order():
         buffer.add(*newest_first, np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
     with pytest.raises(ValueError, match="but the buffer is for"):
         buffer.add(np.zeros((2, 9, 12, 12)), np.zeros((2, 9, 12, 12)), np.zeros((2, 2)), np.zeros(2), np.zeros(2), [{}, {}])
+
+
+def test_what_is_refused_leaves_the_buffer_as_it_was():
+    story = Story(3, 3, 2, 20, "repeat", ((0, 0),) * 12)
+    mine, theirs = pair(story)
+    for obs, next_obs, *rest in Teller(story).steps():
+        broken = next_obs.copy()
+        broken[1] = 7  # the first environment's frames are fine
+        with pytest.raises(ValueError, match="shifted by one frame"):
+            mine.add(obs, broken, *rest)
+        with pytest.raises(ValueError, match="float32, though their space declares uint8"):
+            mine.add(obs, next_obs.astype(np.float32), *rest)
+        for buffer in (mine, theirs):
+            buffer.add(obs, next_obs, *rest)
+    assert_same_sample(mine, theirs)
 
 
 def test_store_keeps_what_is_not_released():

@@ -54,3 +54,28 @@ def test_store_against_what_the_environment_did(actions, normalize):
         assert not np.allclose(buffer.rewards, model.rollout_buffer.rewards), "SB3 has added one"
     if isinstance(actions, spaces.Box):
         assert buffer.actions.min() >= -1 and buffer.actions.max() <= 1 and buffer.actions.min() < 0
+
+
+class Remembering(FakeImages):
+    """Keeps the actions that it gets."""
+
+    def __init__(self, actions):
+        super().__init__(actions)
+        self.got = []
+
+    def step(self, action):
+        self.got.append(np.array(action))
+        return super().step(action)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_actions_are_what_the_environment_got(squash):
+    low, high = np.array([-2.0, 0.0], np.float32), np.array([6.0, 0.5], np.float32)
+    env = Remembering(spaces.Box(low, high))
+    small = dict(features_extractor_class=PixelEncoder, features_extractor_kwargs=dict(filters=2, layers=1))
+    policy_kwargs = dict(squash_output=squash, **small)
+    model = PPO("CnnPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, use_sde=squash, policy_kwargs=policy_kwargs)
+    spy = Spy(RolloutStore(16, env.observation_space, env.action_space, 1))
+    model.learn(16, callback=spy)
+    stored = spy.store.buffer.actions[:, 0]
+    np.testing.assert_allclose(low + (stored + 1) / 2 * (high - low), np.array(env.got), atol=1e-5)

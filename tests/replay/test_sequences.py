@@ -127,6 +127,18 @@ def test_batches_on_the_device():
     assert th.equal(plain.view(2), plain.obs[:, 2])
 
 
+def test_sequences_need_terminal_observations():
+    story = Story(2, 1, 1, 20, "repeat", ((0,),) * 30)
+    arguments = (20, story.space, ACTIONS, "cpu", 1)
+    source = ReplaySource(ReplayBuffer(*arguments, optimize_memory_usage=True, handle_timeout_termination=False))
+    for step in Teller(story).steps():
+        source.buffer.add(*step)
+    assert source.ready(DataRequest("views"), 8)
+    assert source.draw(DataRequest("views"), 8, np.random.default_rng(0)).obs.shape == (8, *story.space.shape)
+    with pytest.raises(ValueError, match="use FrameReplayBuffer"):
+        source.ready(DataRequest("sequence", steps=2), 8)
+
+
 @pytest.mark.parametrize("kwargs", [dict(kind="pairs"), dict(views=0), dict(kind="sequence"), dict(kind="sequence", steps=0)])
 def test_wrong_requests(kwargs):
     with pytest.raises(ValueError, match="DataRequest"):
