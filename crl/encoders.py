@@ -11,13 +11,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from torch import nn
@@ -25,11 +26,14 @@ from torch import nn
 from crl.compute import autocast, resolve_precision
 from crl.networks import impala_body, initialize, nature_body, pixel_body, rainbow_body
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 def check_image_space(space: spaces.Space, normalized_image: bool = False, who: str = "a pixel encoder") -> spaces.Box:
     """
     :param space: to be checked: a channels-first uint8 image box, ``(channels, height, width)`` in 0..255
-    :param normalized_image: True: any dtype and bounds will do (the images are scaled already)
+    :param normalized_image: True: the images are scaled already, to bounds within [-1, 1]
     :param who: begins the error message
     :return: the same space
     :raises ValueError: says what is wrong with the space and which wrapper mends it
@@ -49,6 +53,12 @@ def check_image_space(space: spaces.Space, normalized_image: bool = False, who: 
             f"{who} needs uint8 images in 0..255, got {space.dtype} in [{space.low.min()}, {space.high.max()}]. Declare the "
             "space as Box(0, 255, shape, uint8) (SB3 divides by 255), or, for images that are scaled already, pass "
             "policy_kwargs=dict(normalize_images=False, features_extractor_kwargs=dict(normalized_image=True))"
+        )
+    if normalized_image and not (space.low.min() >= -1.0 and space.high.max() <= 1.0):
+        raise ValueError(
+            f"{who} was told that images are scaled already, but their space is {space.dtype} in [{space.low.min()}, "
+            f"{space.high.max()}]: declare the bounds that they really have, [0, 1] or [-1, 1], or declare Box(0, 255, shape, "
+            "uint8) and leave normalize_images and normalized_image out (SB3 divides by 255)"
         )
     if np.argmin(space.shape) != 0 and space.shape[0] > min(space.shape[1:]):
         raise ValueError(
@@ -81,6 +91,8 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
 
     #: the published initialisation
     default_init: ClassVar[str] = "delta_orthogonal"
+    #: file that :func:`load_encoder` took the weights from
+    loaded_from: Path | None = None
 
     def __init__(
         self,
@@ -99,7 +111,10 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         check_image_space(observation_space, normalized_image, who=name)
         channels, height, width = observation_space.shape
         if crop is not None and not 1 <= crop <= min(height, width):
-            raise ValueError(f"{name}(crop={crop}) is larger than the frames ({height}x{width}): lower crop or render larger")
+            raise ValueError(
+                f"{name}(crop={crop}) is {'larger than the frames' if crop > 0 else 'no window'} ({height}x{width}): choose 1 "
+                f"to {min(height, width)}, or render larger"
+            )
         if head not in ("layer_norm", "tanh", "linear", "relu", "flatten"):
             raise ValueError(f"{name}(head={head!r}): choose 'layer_norm', 'tanh', 'linear', 'relu' or 'flatten'")
         if pool_size is not None and pool_size < 1:
@@ -117,7 +132,15 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
             try:
                 self.map_shape = tuple(self._body(th.zeros(1, channels, *self.input_size)).shape[1:])
             except RuntimeError as error:
-                raise ValueError(f"{name}: images of {self.input_size[0]}x{self.input_size[1]} are too small") from error
+                raise ValueError(
+                    f"{name}: images of {self.input_size[0]}x{self.input_size[1]} are too small for its convolutions: render "
+                    "larger, or take PixelEncoder with fewer layers"
+                ) from error
+            if pool_size is not None and pool_size > min(self.map_shape[1:]):
+                raise ValueError(
+                    f"{name}(pool_size={pool_size}) is larger than the convolutions' output "
+                    f"({self.map_shape[1]}x{self.map_shape[2]}): usual are 1 and 2"
+                )
             n_flatten = self._pool(th.zeros(1, *self.map_shape)).numel()
         layers: list[nn.Module] = [nn.Flatten()]
         if head == "flatten":
@@ -150,7 +173,8 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
 
     def forward_body(self, images: th.Tensor) -> th.Tensor:
         """
-        :param images: ``(batch, channels, height, width)`` float, scaled; at least as large as ``input_size``
+        :param images: ``(batch, channels, height, width)`` float, scaled; of ``input_size``, or of the observation space's
+            size, which is centre-cropped to it
         :return: ``(batch, *map_shape)`` float32
         :raises ValueError: for images of a size that the head was not built for
         """
@@ -175,10 +199,25 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         """Body and head."""
         return self.forward_head(self.forward_body(observations))
 
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """
+        See :meth:`torch.nn.Module.apply`.
+
+        :raises ValueError: when SB3 is about to overwrite loaded weights by an initialisation
+        """
+        # An extractor that loads weights in its constructor: on-policy policies would initialise it anew without a word
+        if self.loaded_from is not None and getattr(fn, "func", fn) is BasePolicy.init_weights:
+            raise ValueError(
+                f"the encoder's weights come from {self.loaded_from}, and on-policy SB3 policies initialise extractors anew: "
+                "pass policy_kwargs=dict(ortho_init=False) to keep them"
+            )
+        return super().apply(fn)
+
     def _centre_crop(self, images: th.Tensor) -> th.Tensor:
         (height, width), (h, w) = images.shape[-2:], self.input_size
         full = tuple(self._observation_space.shape[-2:])  # type: ignore[index]
-        if (h, w) == full or height < h or width < w:
+        # Images between the two sizes come from an augmentation that crops to another size than ours
+        if (height, width) != full:
             raise ValueError(
                 f"{type(self).__name__} was built for {h}x{w} and got {height}x{width}. If the replay buffer augments with "
                 f"RandomCrop, the encoder needs the same size: features_extractor_kwargs=dict(crop={height}); shifts keep it"
@@ -374,16 +413,20 @@ def load_encoder(encoder: nn.Module, path: str | Path) -> None:
     them: ``model.policy.critic.features_extractor`` and ``model.policy.critic_target.features_extractor``.
 
     :param encoder: a feature extractor of the same architecture
-    :param path: safetensors file
+    :param path: safetensors file; ``.safetensors`` is added when there is no suffix
     :raises FileNotFoundError: when there is no such file
-    :raises ValueError: when names or shapes differ; says which
+    :raises ValueError: when it is no safetensors file, or names or shapes differ; says which
     """
     path = Path(path)
+    path = path if path.suffix else path.with_suffix(".safetensors")
     if not path.is_file():
         raise FileNotFoundError(f"no encoder file at {path}")
-    with safe_open(path, framework="pt") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        made_by = (file.metadata() or {}).get("class", "an unknown class")
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            made_by = (file.metadata() or {}).get("class", "an unknown class")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error}): save_encoder writes them") from error
     own = encoder.state_dict()
     wrong = [
         f"{n}: file {tuple(stored[n].shape)}, encoder {tuple(own[n].shape)}"
@@ -399,3 +442,5 @@ def load_encoder(encoder: nn.Module, path: str | Path) -> None:
             + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         )
     encoder.load_state_dict(stored)
+    if isinstance(encoder, BodyHeadEncoder):
+        encoder.loaded_from = path

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.torch_layers import NatureCNN
 
 from crl.encoders import (
@@ -16,6 +17,7 @@ from crl.encoders import (
     save_encoder,
 )
 
+from ..fakes import FakeImages
 from ..networks.test_bodies import sine_weights
 
 
@@ -58,10 +60,14 @@ def test_crop_takes_the_centre_of_larger_images():
     encoder = PixelEncoder(image_box(9, 100), crop=84)
     large = th.rand(2, 9, 100, 100)
     th.testing.assert_close(encoder(large), encoder(large[:, :, 8:92, 8:92]))
-    with pytest.raises(ValueError, match="built for 84x84 and got 80x80"):
-        encoder(th.rand(2, 9, 80, 80))
+    # smaller ones, and those that a RandomCrop of another size made, which would be cropped twice
+    for size in (80, 90, 120):
+        with pytest.raises(ValueError, match=rf"built for 84x84 and got {size}x{size}.*dict\(crop={size}\)"):
+            encoder(th.rand(2, 9, size, size))
     with pytest.raises(ValueError, match=r"crop=90\) is larger than the frames"):
         PixelEncoder(image_box(9, 84), crop=90)
+    with pytest.raises(ValueError, match=r"crop=0\) is no window .*choose 1 to 84"):
+        PixelEncoder(image_box(9, 84), crop=0)
 
 
 def test_wrong_size_names_the_crop():
@@ -115,6 +121,7 @@ def test_spaces_that_are_no_images(space, message):
     [
         (dict(head="mlp"), "choose 'layer_norm'"),
         (dict(pool_size=0), "pool_size=0"),
+        (dict(pool_size=10), r"larger than the convolutions' output \(9x9\)"),
         (dict(features_dim=0), "features_dim=0"),
         (dict(init="he"), "choose one of"),
         (dict(precision="fp8"), "fp8"),
@@ -126,8 +133,27 @@ def test_wrong_values(kwargs, message):
         PixelEncoder(image_box(9, 32), **kwargs)
 
 
+@pytest.mark.parametrize(
+    "low, high, dtype, fine",
+    [
+        (0, 1, np.float32, True),
+        (-0.5, 0.5, np.float32, True),
+        (0, 255, np.float32, False),
+        (0, 255, np.uint8, False),
+        (-np.inf, np.inf, np.float32, False),
+    ],
+)
+def test_scaled_images_have_scaled_bounds(low, high, dtype, fine):
+    space = spaces.Box(low, high, (9, 32, 32), dtype)
+    if fine:
+        assert PixelEncoder(space, normalized_image=True)(th.rand(2, 9, 32, 32)).shape == (2, 50)
+    else:
+        with pytest.raises(ValueError, match="declare the bounds that they really have"):
+            PixelEncoder(space, normalized_image=True)
+
+
 def test_images_too_small():
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match="too small for its convolutions: render larger"):
         NatureEncoder(image_box(4, 20))
 
 
@@ -149,8 +175,8 @@ def test_save_and_load(tmp_path):
     assert path.suffix == ".safetensors"
     x = th.rand(2, 9, 32, 32)
     assert not th.equal(encoder(x), other(x))
-    load_encoder(other, path)
-    assert th.equal(encoder(x), other(x))
+    load_encoder(other, tmp_path / "deep" / "encoder")
+    assert th.equal(encoder(x), other(x)) and other.loaded_from == path
 
 
 def test_load_says_what_does_not_fit(tmp_path):
@@ -159,8 +185,31 @@ def test_load_says_what_does_not_fit(tmp_path):
         load_encoder(PixelEncoder(image_box(9, 32), features_dim=30), path)
     with pytest.raises(ValueError, match="not in the file"):
         load_encoder(PixelEncoder(image_box(9, 32), layers=5), path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged or no safetensors file"):
+        load_encoder(PixelEncoder(image_box(9, 32)), path)
     with pytest.raises(FileNotFoundError, match="no encoder file"):
         load_encoder(PixelEncoder(image_box(9, 32)), tmp_path / "nothing.safetensors")
+
+
+def test_weights_loaded_before_sb3_initialises(tmp_path):
+    """On-policy policies would overwrite what the extractor's constructor has loaded."""
+    env = FakeImages(spaces.Discrete(2))
+    path = save_encoder(PixelEncoder(env.observation_space, filters=2, layers=1), tmp_path / "encoder")
+
+    class Pretrained(PixelEncoder):
+        def __init__(self, observation_space):
+            super().__init__(observation_space, filters=2, layers=1)
+            load_encoder(self, path)
+
+    policy_kwargs = dict(features_extractor_class=Pretrained)
+    with pytest.raises(ValueError, match="ortho_init=False"):
+        PPO("CnnPolicy", env, n_steps=16, batch_size=8, policy_kwargs=policy_kwargs)
+    model = PPO("CnnPolicy", env, n_steps=16, batch_size=8, policy_kwargs=dict(ortho_init=False, **policy_kwargs))
+    want = Pretrained(env.observation_space).state_dict()
+    assert all(th.equal(value, want[name]) for name, value in model.policy.features_extractor.state_dict().items())
+    sac = SAC("CnnPolicy", FakeImages(spaces.Box(-1, 1, (2,))), buffer_size=10, policy_kwargs=policy_kwargs)
+    assert th.equal(sac.critic.features_extractor.body[0].weight, want["_body.0.weight"]), "off-policy nothing overwrites"
 
 
 @pytest.mark.parametrize("cls", [PixelEncoder, NatureCNN])
