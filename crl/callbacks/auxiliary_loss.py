@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -60,7 +60,7 @@ class AuxiliaryLossCallback(BaseCallback):
     :param interval: one objective step per so many RL updates
     :param log_interval: RL updates between two lots of metrics
     :param store_size: on-policy only: transitions to draw from; None keeps one rollout
-    :param name: in the metrics; None takes the objective's
+    :param name: in the metrics; None takes the objective's. Callbacks on the same encoder need different ones.
     :param seed: of the own generators; None takes the model's seed, and if that is None too, a random one
     :param verbose: 1 prints which encoders are trained; otherwise that goes to the model's own text logs, if it has any
     :raises ValueError: for values out of range; at the start of ``learn`` for a model or buffer that does not fit
@@ -286,6 +286,19 @@ class AuxiliaryLossCallback(BaseCallback):
 
     # ---- while training
 
+    def _on_training_start(self) -> None:
+        names = [key for other in _auxiliary_losses(self.locals.get("callback")) for key in other._prefixes()]
+        twice = sorted({key for key in names if names.count(key) > 1})
+        if twice:
+            raise ValueError(f"several callbacks would log as {', '.join(twice)}: give each its own name=")
+
+    def _prefixes(self) -> list[str]:
+        """What the metrics of each encoder begin with."""
+        return [self._prefix(item) for item in self.attachments.values()]
+
+    def _prefix(self, item: Attachment) -> str:
+        return f"{self.name}_{item.name}" if self._names_encoders else self.name
+
     def _draw(self, objective: Objective) -> ViewBatch | SequenceBatch | None:
         request = objective.request
         if not self._source.ready(request, self._n_batch):
@@ -328,7 +341,7 @@ class AuxiliaryLossCallback(BaseCallback):
         if item.n_rl_updates - item.logged_at < self.log_interval:
             return
         item.logged_at = item.n_rl_updates
-        prefix = f"{self.name}_{item.name}" if self._names_encoders else self.name
+        prefix = self._prefix(item)
         for key, value in item.flush_metrics().items():
             self.logger.record(f"repr/{prefix}_{key}", value)
         self.logger.record(f"repr/{prefix}_n_updates", item.n_updates, exclude="tensorboard")
@@ -409,3 +422,10 @@ class AuxiliaryLossCallback(BaseCallback):
         assert self._rng is not None
         self._rng.bit_generator.state = state["rng"]
         self._generator.set_state(state["generator"])
+
+
+def _auxiliary_losses(callback: BaseCallback | None) -> list[AuxiliaryLossCallback]:
+    """All of them in what ``learn`` was given, also in lists within lists."""
+    if isinstance(callback, CallbackList):
+        return [found for inner in callback.callbacks for found in _auxiliary_losses(inner)]
+    return [callback] if isinstance(callback, AuxiliaryLossCallback) else []

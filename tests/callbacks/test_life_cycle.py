@@ -161,6 +161,13 @@ def test_several_callbacks_at_once():
     assert one.attachments["critic"].n_updates == two.attachments["critic"].n_updates > 5
 
 
+def test_callbacks_that_would_overwrite_each_others_metrics():
+    model = make_model("sac")
+    with pytest.raises(ValueError, match="would log as curl: give each its own name="):
+        model.learn(30, callback=[AuxiliaryLossCallback(CURL()), AuxiliaryLossCallback(CURL(keys="target"))])
+    assert model.num_timesteps == 0
+
+
 def test_separate_extractors_are_all_trained_and_named(capsys):
     model = make_model("sac-separate")
     callback = AuxiliaryLossCallback(CURL(), verbose=1)
