@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+import torch as th
 from gymnasium.utils.env_checker import check_env as gymnasium_check
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
+from crl.encoders import PixelEncoder
 from crl.envs import UnknownEnvironmentError, list_envs, make_env, make_vec_env
 from crl.envs.episode_seeds import episode_seed
 from crl.envs.toy import LENGTH, MAX_SPEED, ToyReach
@@ -58,6 +62,58 @@ def test_frames_show_the_state():
         rows, columns = np.nonzero(white > 200)
         assert columns.mean() == pytest.approx(3 + (x + 1) / 2 * 25, abs=0.8)
         assert rows.mean() == pytest.approx(3 + (1 - y) / 2 * 25, abs=0.8)
+
+
+def test_each_episode_has_its_goal_and_background_and_a_distractor_that_moves():
+    env = ToyReach()
+    goals, corners = set(), set()
+    for seed in range(12):
+        obs, info = env.reset(seed=seed)
+        goals.add(tuple(info["state"][4:6]))
+        corners.add(tuple(obs[-3:, 0, 0]))
+        start = info["state"]
+        for _ in range(5):
+            info = env.step(np.zeros(2))[-1]
+        assert (info["state"][4:6] == start[4:6]).all() and np.abs(info["state"][6:] - start[6:]).max() > 0.05
+    assert len(goals) == 12 and len(corners) == 2
+
+
+def test_head_room():
+    """
+    Position and velocity are in the frames (read off by hand here), and a linear probe of a random encoder hardly finds them:
+    there is something to learn, and it can be learned.
+    """
+    env, rng = make_env("toy/reach", seed=0), np.random.default_rng(0)
+    images, states, episodes = [], [], []
+    for episode in range(60):
+        env.reset()
+        for t in range(LENGTH):
+            action = rng.uniform(-1, 1, 2) if t % 5 == 0 else action  # noqa: F821
+            obs, *_, info = env.step(action)
+            if t > 2:
+                images.append(obs)
+                states.append(info["state"][:4])
+                episodes.append(episode)
+    images, states, test = np.array(images), np.array(states), np.array(episodes) >= 45
+
+    def centre(frames):
+        light = np.clip(frames.min(axis=1).astype(float) - 140, 0, None)  # the dot alone is bright in all three colours
+        total = light.sum(axis=(1, 2))
+        x, y = light.sum(1) @ np.arange(32) / total, light.sum(2) @ np.arange(32) / total
+        return np.stack([(x - 3) / 12.5 - 1, 1 - (y - 3) / 12.5], axis=1)
+
+    now, before = centre(images[:, -3:]), centre(images[:, -6:-3])
+    by_hand = np.concatenate([now, (now - before) / MAX_SPEED], axis=1)
+    assert (r2_score(states[test], by_hand[test], multioutput="raw_values") > 0.9).all()
+    th.manual_seed(0)
+    encoder = PixelEncoder(env.observation_space, filters=8)
+    with th.no_grad():
+        features = encoder.forward_body(th.as_tensor(images).float() / 255).flatten(1).numpy()
+    scores = []
+    for penalty in (1e-3, 1e-2, 1e-1, 1.0, 10.0):  # the best of all, chosen on the test set: an upper bound
+        probe = Ridge(penalty).fit(features[~test], states[~test])
+        scores.append(r2_score(states[test], probe.predict(features[test])))
+    assert max(scores) < 0.4
 
 
 def test_seeds():
