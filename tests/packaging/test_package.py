@@ -29,8 +29,8 @@ def source_files():
     return files
 
 
-def run(code, cwd=None, **env):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=env or None, check=False)
+def run(code, *flags, cwd=None):
+    return subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, cwd=cwd, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def test_clean_environment_has_crl_alone_on_its_path(wheel, tmp_path):
     code = "import crl.agents, crl.envs; print(crl.envs.__file__)\nimport agents"
     # -I leaves the user's site and PYTHONPATH out; the tree's own (editable) copy must not answer
     command = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in type(f).__module__ + str(f)]\n"
-    result = run(f"{command}sys.path.insert(0, {str(tmp_path)!r})\n{code}", cwd="/")
+    result = run(f"{command}sys.path.insert(0, {str(tmp_path)!r})\n{code}", "-I", cwd="/")
     assert result.stdout.strip() == str(tmp_path / "crl" / "envs" / "__init__.py")
     assert "No module named 'agents'" in result.stderr
 
