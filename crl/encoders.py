@@ -47,11 +47,15 @@ def check_image_space(space: spaces.Space, normalized_image: bool = False, who: 
             "stack with SB3's VecFrameStack instead"
         )
     if len(space.shape) != 3:
-        raise ValueError(f"{who} needs images (channels, height, width), got a space of shape {space.shape}")
+        raise ValueError(
+            f"{who} needs images (channels, height, width), got a space of shape {space.shape}: choose an environment that "
+            "shows images, or wrap it so that it does (gymnasium's AddRenderObservation, make_vec_env of crl.envs)"
+        )
     if not is_image_space(space, normalized_image=normalized_image):
         raise ValueError(
             f"{who} needs uint8 images in 0..255, got {space.dtype} in [{space.low.min()}, {space.high.max()}]. Declare the "
-            "space as Box(0, 255, shape, uint8) (SB3 divides by 255), or, for images that are scaled already, pass "
+            "space as Box(0, 255, shape, uint8) (SB3 divides by 255; VecNormalize needs norm_obs=False), or, for images that "
+            "are scaled already, pass "
             "policy_kwargs=dict(normalize_images=False, features_extractor_kwargs=dict(normalized_image=True))"
         )
     if normalized_image and not (space.low.min() >= -1.0 and space.high.max() <= 1.0):
@@ -63,7 +67,7 @@ def check_image_space(space: spaces.Space, normalized_image: bool = False, who: 
     if np.argmin(space.shape) != 0 and space.shape[0] > min(space.shape[1:]):
         raise ValueError(
             f"{who} needs channels first (channels, height, width), got {space.shape}: wrap the environment in SB3's "
-            "VecTransposeImage (SB3 does it by itself when the environment is passed to the algorithm)"
+            "VecTransposeImage (SB3 does it by itself for uint8 images; images that are scaled already need a wrapper)"
         )
     return space
 
@@ -139,7 +143,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
             if pool_size is not None and pool_size > min(self.map_shape[1:]):
                 raise ValueError(
                     f"{name}(pool_size={pool_size}) is larger than the convolutions' output "
-                    f"({self.map_shape[1]}x{self.map_shape[2]}): usual are 1 and 2"
+                    f"({self.map_shape[1]}x{self.map_shape[2]}): choose 1 to {min(self.map_shape[1:])}, or None"
                 )
             n_flatten = self._pool(th.zeros(1, *self.map_shape)).numel()
         layers: list[nn.Module] = [nn.Flatten()]

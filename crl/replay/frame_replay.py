@@ -155,7 +155,8 @@ class FrameReplayBuffer(ReplayBuffer):
             free = psutil.disk_usage(str(self.folder)).free
             if need["frames"] > free:
                 raise MemoryError(
-                    f"the frames need {need['frames'] / 1e9:.1f} GB in {self.folder} and {free / 1e9:.1f} GB are free there"
+                    f"the frames need {need['frames'] / 1e9:.1f} GB in {self.folder} and {free / 1e9:.1f} GB are free there: "
+                    "lower buffer_size, or choose a folder on a larger disk"
                 )
         size, n_envs = self.buffer_size, self.n_envs
         self.frames = FrameStore(self.frame_shape, n_envs, self._expected_frames(), self.folder)

@@ -27,7 +27,8 @@ def check_frames(space: spaces.Space) -> spaces.Box:
     if not is_image_space(space):
         raise ValueError(
             f"FrameReplayBuffer holds uint8 images in 0..255, got {space.dtype} in [{space.low.min()}, {space.high.max()}]: "
-            "declare the space as Box(0, 255, shape, uint8)"
+            "declare the space as Box(0, 255, shape, uint8). Behind VecNormalize pass norm_obs=False (rewards are normalised "
+            "all the same), or leave the image out of norm_obs_keys"
         )
     if space.shape[0] > min(space.shape[1:]):
         raise ValueError(f"FrameReplayBuffer needs channels first, got {space.shape}. {_WRAPPERS}")

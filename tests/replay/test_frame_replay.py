@@ -1,8 +1,10 @@
 """FrameReplayBuffer returns what SB3's buffers return: values, dtypes, random draws."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -312,6 +314,20 @@ def test_too_large_for_memory():
         buffer.add(zeros, zeros, np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
 
 
+def test_a_folder_takes_the_frames_out_of_the_forecast(tmp_path, monkeypatch):
+    """Little memory: refused, unless frames lie on a disk that has room."""
+    need = filled().forecast()
+    room = SimpleNamespace(available=need["rest"] + need["frames"] // 2, free=need["frames"])
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: room)
+    monkeypatch.setattr(psutil, "disk_usage", lambda path: room)
+    with pytest.raises(MemoryError, match="keep frames on disk"):
+        filled()
+    assert filled(folder=tmp_path).full
+    room.free -= 1
+    with pytest.raises(MemoryError, match="GB are free there"):
+        filled(folder=tmp_path)
+
+
 IMAGE = spaces.Box(0, 255, (9, 12, 12), np.uint8)
 
 
@@ -325,6 +341,7 @@ IMAGE = spaces.Box(0, 255, (9, 12, 12), np.uint8)
         (spaces.Box(0, 255, (11, 12, 12), np.uint8), dict(n_stack=0), "does not divide"),
         (spaces.Box(0, 255, (17, 20, 20), np.uint8), {}, "17 channels"),
         (spaces.Box(0, 1, (9, 8, 8), np.float32), {}, "uint8 images"),
+        (spaces.Box(-10, 10, (9, 8, 8), np.float32), {}, "VecNormalize pass norm_obs=False"),
         (spaces.Box(0, 255, (20, 20, 9), np.uint8), {}, "channels first"),
         (spaces.Box(0, 255, (3, 8, 8, 3), np.uint8), {}, "FrameStackObservation"),
         (spaces.Dict(a=IMAGE, b=IMAGE), {}, "name it by image_key"),
