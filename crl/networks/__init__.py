@@ -1,10 +1,14 @@
 """Conv bodies, initialisations and EMA copies: plain torch, no SB3."""
 
 from crl.networks.bodies import impala_body, nature_body, pixel_body, rainbow_body
+from crl.networks.conv_stack import ConvStack
 from crl.networks.ema import ema_copy, ema_update
 from crl.networks.init import delta_orthogonal_, initialize
+from crl.networks.linear import FastLinear, speed_up_linear
 
 __all__ = [
+    "ConvStack",
+    "FastLinear",
     "delta_orthogonal_",
     "ema_copy",
     "ema_update",
@@ -13,4 +17,5 @@ __all__ = [
     "nature_body",
     "pixel_body",
     "rainbow_body",
+    "speed_up_linear",
 ]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch as th
 from torch import nn
 
+from crl.networks.conv_stack import ConvStack
 
-def pixel_body(channels: int, filters: int = 32, layers: int = 4) -> nn.Sequential:
+
+def pixel_body(channels: int, filters: int = 32, layers: int = 4) -> ConvStack:
     """
     The body of SAC-AE, CURL and DrQ: 3x3 convolutions without padding, stride 2 then 1, each followed by ReLU.
     84x84 comes out as 35x35, 64x64 as 25x25 (4 layers).
@@ -22,17 +24,17 @@ def pixel_body(channels: int, filters: int = 32, layers: int = 4) -> nn.Sequenti
     stack: list[nn.Module] = []
     for i in range(layers):
         stack += [nn.Conv2d(channels if i == 0 else filters, filters, 3, stride=2 if i == 0 else 1), nn.ReLU()]
-    return nn.Sequential(*stack)
+    return ConvStack(*stack)
 
 
-def nature_body(channels: int) -> nn.Sequential:
+def nature_body(channels: int) -> ConvStack:
     """
     The body of DQN (Mnih et al. 2015): 32 filters 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, no padding.
     84x84 comes out as 7x7 (3136 features).
 
     :param channels: input channels (4 for four grey frames)
     """
-    return nn.Sequential(
+    return ConvStack(
         nn.Conv2d(channels, 32, 8, stride=4),
         nn.ReLU(),
         nn.Conv2d(32, 64, 4, stride=2),
@@ -42,14 +44,14 @@ def nature_body(channels: int) -> nn.Sequential:
     )
 
 
-def rainbow_body(channels: int) -> nn.Sequential:
+def rainbow_body(channels: int) -> ConvStack:
     """
     The body of data-efficient Rainbow (van Hasselt et al. 2019, arXiv:1906.05243): 32 filters 5x5 stride 5, 64 5x5
     stride 5. 84x84 comes out as 3x3 (576 features).
 
     :param channels: input channels
     """
-    return nn.Sequential(nn.Conv2d(channels, 32, 5, stride=5), nn.ReLU(), nn.Conv2d(32, 64, 5, stride=5), nn.ReLU())
+    return ConvStack(nn.Conv2d(channels, 32, 5, stride=5), nn.ReLU(), nn.Conv2d(32, 64, 5, stride=5), nn.ReLU())
 
 
 class _Residual(nn.Module):
