@@ -437,7 +437,8 @@ class FrameReplayBuffer(ReplayBuffer):
     def check_model(self, model: BaseAlgorithm) -> None:
         """
         :param model: that samples from this buffer
-        :raises ValueError: when the model's n-step settings differ from the buffer's, which SB3 would ignore silently
+        :raises ValueError: when the model's n-step settings differ from the buffer's, which SB3 would ignore silently, or
+            when its encoder is built for another size than the augmentation makes
         """
         n_steps = int(getattr(model, "n_steps", 1))
         if n_steps != 1 and n_steps != self.n_steps:
@@ -451,6 +452,17 @@ class FrameReplayBuffer(ReplayBuffer):
                 f"the model's gamma is {gamma}, the buffer's n-step returns use gamma={self.gamma}: pass "
                 f"replay_buffer_kwargs=dict(gamma={gamma})"
             )
+        if self.augment is None:
+            return
+        full = self.image_space.shape
+        made = tuple(self.augment(th.zeros(1, *full, dtype=th.uint8), th.Generator().manual_seed(0)).shape[2:])
+        for module in model.policy.modules():
+            built_for = getattr(module, "input_size", made)  # crl's encoders know; those of others show at the first update
+            if made not in (built_for, full[1:]):
+                raise ValueError(
+                    f"the buffer's {self.augment!r} makes images of {made}, the encoder is built for {built_for}: crop both to "
+                    f"one size, for example by features_extractor_kwargs=dict(crop={made[0]})"
+                )
 
     # ---- saving
 

@@ -59,6 +59,12 @@ def test_loss_and_gradients_against_the_definition(keys):
         th.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     logits = query @ curl.weight @ key.T
     assert metrics["accuracy"].item() == pytest.approx((logits.argmax(1) == th.arange(5)).float().mean().item())
+    positive = sum(logits[i, i].item() for i in range(5)) / 5
+    negative = sum(logits[i, j].item() for i in range(5) for j in range(5) if i != j) / 20
+    assert metrics["loss"].item() == pytest.approx(want.item(), rel=1e-4)
+    assert metrics["positive_similarity"].item() == pytest.approx(positive, rel=1e-4, abs=1e-4)
+    assert metrics["negative_similarity"].item() == pytest.approx(negative, rel=1e-4, abs=1e-4)
+    assert not any(value.requires_grad for value in metrics.values())
 
 
 def test_no_gradient_reaches_the_keys():

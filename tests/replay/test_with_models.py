@@ -6,6 +6,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from crl.augment import RandomCrop, RandomShift
 from crl.encoders import PixelEncoder
 from crl.replay import FrameReplayBuffer
 
@@ -71,3 +72,32 @@ def train(algorithm, frames, path, n_envs=1, buffer_size=40, n_steps=1, as_dict=
 def test_same_weights_as_with_sb3s_buffer(algorithm, kwargs, tmp_path):
     mine, theirs = (train(algorithm, frames, tmp_path, **kwargs) for frames in (True, False))
     assert all(th.equal(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    "augment, crop, fine",
+    [
+        (RandomCrop(12), 12, True),
+        (RandomShift(2), 12, True),  # 16x16, which the encoder centre-crops
+        (RandomCrop(16), None, True),
+        (RandomCrop(12), None, False),
+        (RandomCrop(14), 12, False),
+        (RandomCrop(10), 12, False),
+    ],
+)
+def test_crops_of_buffer_and_encoder(augment, crop, fine):
+    model = SAC(
+        "CnnPolicy",
+        make_env(SAC, 1, False, False),
+        buffer_size=20,
+        replay_buffer_class=FrameReplayBuffer,
+        replay_buffer_kwargs=dict(n_stack=2, augment=augment),
+        policy_kwargs=dict(
+            features_extractor_class=PixelEncoder, features_extractor_kwargs=dict(filters=2, layers=2, crop=crop)
+        ),
+    )
+    if fine:
+        model.replay_buffer.check_model(model)
+        return
+    with pytest.raises(ValueError, match=rf"the encoder is built for .*dict\(crop={augment.size}\)"):
+        model.replay_buffer.check_model(model)
