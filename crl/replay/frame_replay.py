@@ -460,8 +460,8 @@ class FrameReplayBuffer(ReplayBuffer):
             built_for = getattr(module, "input_size", made)  # crl's encoders know; those of others show at the first update
             if made not in (built_for, full[1:]):
                 raise ValueError(
-                    f"the buffer's {self.augment!r} makes images of {made}, the encoder is built for {built_for}: crop both to "
-                    f"one size, for example by features_extractor_kwargs=dict(crop={made[0]})"
+                    f"the buffer's {self.augment!r} makes images of {made}, the encoder is built for {built_for}: crop both "
+                    f"to one size, for example by features_extractor_kwargs=dict(crop={made[0]})"
                 )
 
     # ---- saving
