@@ -152,7 +152,9 @@ class DMControl(gym.Env[np.ndarray, np.ndarray]):
         self.size = size
         self.camera = default_camera(domain) if camera is None else camera
         if not -1 <= self.camera < self._env.physics.model.ncam:
-            raise ValueError(f"camera={camera}: {domain} has cameras 0 to {self._env.physics.model.ncam - 1}, and -1 (free)")
+            raise EnvironmentOptionError(
+                f"camera={camera}: {domain} has cameras 0 to {self._env.physics.model.ncam - 1}, and -1 (free)"
+            )
         self._shadow_size = shadow_size
         self._has_rendered = False
         self._prepare_rendering()

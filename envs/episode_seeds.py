@@ -61,6 +61,14 @@ class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
         self.episode += 1
         return self.env.reset(seed=own, options=options)
 
+    def begin_at(self, seed: int, episode: int) -> None:
+        """
+        :param seed: of the run
+        :param episode: number of the episode that the next reset begins
+        """
+        check_seed(seed)
+        self.run_seed, self.episode = seed, episode
+
     def get_state(self) -> dict[str, Any]:
         """Counters and the wrapped environment's state."""
         return {"run_seed": self.run_seed, "episode": self.episode, "env": get_state(self.env)}

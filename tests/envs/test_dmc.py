@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crl.envs import EnvironmentOptionError, UnknownEnvironmentError, check_env_id, make_env, make_vec_env
-from crl.envs.dmc import TASKS, split_id, task_ids
+from crl.envs.dmc import TASKS, default_action_repeat, split_id, task_ids
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -62,7 +62,11 @@ def test_shapes_defaults_and_time_limit(suite):
         steps += 1
     assert steps == 125, "1000 simulator steps, repeated 8 times"
     assert make_env("dmc/quadruped-walk", size=8).unwrapped.camera == 2
+    repeats = dict(cartpole=8, finger=2, walker=2, reacher=4, cheetah=4, ball_in_cup=4, hopper=2)
+    assert {domain: default_action_repeat(domain) for domain in repeats} == repeats
     assert make_env("dmc/cheetah-run", size=8).get_wrapper_attr("repeat") == 4
+    visual = env.unwrapped._env.physics.model.vis.global_
+    assert (visual.offwidth, visual.offheight) == (32, 32)
 
 
 @pytest.mark.gl
@@ -166,7 +170,7 @@ def test_snapshot_into_an_environment_never_reset_and_of_another_task(suite):
 def test_options(suite):
     with pytest.raises(EnvironmentOptionError, match="has no option sise; it has size, n_stack"):
         make_env("dmc/cartpole-swingup", sise=64)
-    with pytest.raises(ValueError, match="cameras 0 to"):
+    with pytest.raises(EnvironmentOptionError, match="cameras 0 to"):
         make_env("dmc/cartpole-swingup", camera=9)
     small = make_env("dmc/walker-walk", size=32, shadow_size=256)
     large = make_env("dmc/walker-walk", size=32)
