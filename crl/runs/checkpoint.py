@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from crl.callbacks import AuxiliaryLossCallback
 from crl.replay import FrameReplayBuffer
 from crl.runs.frame_log import DamagedLogError, FrameLog
-from crl.runs.state import capture_envs, capture_random, restore_envs, restore_random
+from crl.runs.state import capture_envs, capture_episodes, capture_random, restore_envs, restore_random
 
 KEPT = 2
 _MANIFEST = "manifest.json"
@@ -56,12 +56,15 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"step{model.num_timesteps:012d}"
         temporary = self.folder / f".writing-{final.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        for unfinished in self.folder.glob(".writing-*"):  # of a process that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)
         temporary.mkdir()
         try:
             self._write(temporary, model, callbacks, extra)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(final)
             raise
         shutil.rmtree(final, ignore_errors=True)  # of the same step, from before a resume
         os.replace(temporary, final)
@@ -70,11 +73,15 @@ class Checkpoints:
         return final
 
     def _write(self, folder: Path, model: BaseAlgorithm, callbacks: Sequence[BaseCallback], extra: dict[str, Any]) -> None:
-        model.save(folder / "model.zip")
+        # to memory first: of a full disk torch says "unexpected pos", the system "No space left on device"
+        archive = io.BytesIO()
+        model.save(archive)
+        (folder / "model.zip").write_bytes(archive.getbuffer())
         assert model.env is not None
         state: dict[str, Any] = {
             "random": capture_random(model),
             "envs": capture_envs(model.env),
+            "episodes": capture_episodes(model.env),
             "extra": extra,
             "auxiliary": [c.state_dict() for c in callbacks if isinstance(c, AuxiliaryLossCallback) and c.attachments],
         }
@@ -86,7 +93,9 @@ class Checkpoints:
                 manifest["frames"] = self.log.append(buffer)
         elif buffer is not None:
             model.save_replay_buffer(folder / "replay.pkl")  # type: ignore[attr-defined]
-        th.save(state, folder / "state.pt")
+        archive = io.BytesIO()
+        th.save(state, archive)
+        (folder / "state.pt").write_bytes(archive.getbuffer())
         manifest["files"] = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
         for path in folder.iterdir():
             _sync(path)
@@ -122,11 +131,22 @@ class Checkpoints:
         for path in reversed(self.found()):
             try:
                 return self._load(path, cls, env, device)
-            except (DamagedLogError, OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-                problems.append(f"{path.name} is damaged ({error}); trying the one before it")
+            except Exception as error:  # a broken file can break its reader in any way
+                problems.append(f"{path.name} is damaged ({error or type(error).__name__}); trying the one before it")
         raise NoCheckpointError(
             f"no sound checkpoint in {self.folder}" + (f": {'; '.join(problems)}" if problems else ": none was written yet")
         )
+
+    def drop_later(self, path: Path) -> None:
+        """
+        Remove what a resumed run writes anew. Damaged checkpoints would otherwise count among those that are kept, and push
+        sound ones out.
+
+        :param path: of the checkpoint from which the run goes on
+        """
+        for later in self.found():
+            if later.name > path.name:
+                shutil.rmtree(later)
 
     def _load(self, path: Path, cls: type[BaseAlgorithm], env: VecEnv, device: str) -> tuple[BaseAlgorithm, dict[str, Any]]:
         manifest = json.loads((path / _MANIFEST).read_text())
@@ -142,7 +162,7 @@ class Checkpoints:
             buffer.restore(state["replay"], [] if frames is None else self.log.read(frames, buffer.frame_shape))
         elif (path / "replay.pkl").is_file():
             model.load_replay_buffer(path / "replay.pkl")  # type: ignore[attr-defined]
-        goes_on = restore_envs(model, state["envs"])
+        goes_on = restore_envs(model, state["envs"], state.get("episodes"))
         restore_random(model, state["random"])
         return model, {"extra": state["extra"], "auxiliary": state["auxiliary"], "episodes_go_on": goes_on, "path": path}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,54 +45,135 @@ class RunFolder:
         self.eval_file = self.path / "eval.csv"
         self.checkpoints = self.path / "checkpoints"
         self.video = self.path / "video"
+        self._made: list[Path] = []
 
     @staticmethod
     def default_path(suite: str, agent: str, env_id: str, seed: int) -> Path:
         """``runs/<suite>/<agent>/<env>/seed<k>``."""
         return Path("runs") / suite / agent / env_id.replace("/", "-") / f"seed{seed}"
 
-    def create(self, config: Mapping[str, Any]) -> None:
+    def check_free(self) -> None:
         """
-        :param config: plain values
-        :raises RunFolderError: when there is a run already
+        :raises RunFolderError: when there is a run already, or a file where the folder should be
         """
         if self.config_file.exists():
             state = self.summary().get("state", "unknown")
             raise RunFolderError(
                 f"{self.path} holds a run already ({state}): go on by 'crl resume {self.path}', or choose another --out"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False).encode())
+        file = next((part for part in (self.path, *self.path.parents) if part.exists() and not part.is_dir()), None)
+        if file is not None:
+            raise RunFolderError(f"{self.path} cannot be a run's folder: {file} is a file. Choose another --out")
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """
+        :param config: plain values
+        :raises RunFolderError: when there is a run already, or no folder can be made
+        """
+        self.check_free()
+        self._made = [part for part in (self.path, *self.path.parents) if not part.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False).encode())
+        except OSError as error:
+            raise RunFolderError(f"cannot write to {self.path} ({error.strerror}): choose another --out") from error
+
+    def discard(self) -> None:
+        """Remove what :meth:`create` made, for a run that turns out not to begin; files of others stay."""
+        for file in (self.config_file, self.summary_file, self._lock_file):
+            file.unlink(missing_ok=True)
+        for folder in self._made:
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
 
     def config(self) -> dict[str, Any]:
         """
-        :raises RunFolderError: when this is no run
+        :raises RunFolderError: when this is no run; names the nearest ones
         """
         if not self.path.is_dir():
-            raise RunFolderError(f"no folder {self.path}: give the folder of a run (it holds config.yaml)")
+            raise RunFolderError(
+                f"no folder {self.path}: give the folder of a run (it holds config.yaml).{_runs_near(self.path)}"
+            )
         if not self.config_file.is_file():
-            found = sorted(str(file.parent) for file in self.path.glob("**/config.yaml"))[:3]
-            hint = f" Runs below it: {', '.join(found)}" if found else ""
-            raise RunFolderError(f"{self.path} is no run: it has no config.yaml.{hint}")
+            raise RunFolderError(f"{self.path} is no run: it has no config.yaml.{_runs_near(self.path)}")
         try:
             config = yaml.safe_load(self.config_file.read_text())
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}") from error
-        if not isinstance(config, dict):
-            raise RunFolderError(f"{self.config_file} holds no configuration")
-        return config
+        lacking = [part for part in _PARTS if not isinstance(config, dict) or not isinstance(config.get(part), dict)]
+        if lacking:
+            raise RunFolderError(f"{self.config_file} is not of a run: it lacks {', '.join(lacking)}.{_runs_near(self.path)}")
+        return dict(config)
+
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint was finished, sound or not."""
+        return any(self.checkpoints.glob("step*/manifest.json"))
 
     def summary(self) -> dict[str, Any]:
-        """What ``summary.json`` says; empty when there is none."""
-        if not self.summary_file.is_file():
+        """What ``summary.json`` says; empty when there is none that can be read."""
+        try:
+            summary = json.loads(self.summary_file.read_text())
+        except (OSError, ValueError):
             return {}
-        summary: dict[str, Any] = json.loads(self.summary_file.read_text())
-        return summary
+        return summary if isinstance(summary, dict) else {}
 
     def update_summary(self, **values: Any) -> None:
         """Change some entries of ``summary.json``."""
-        merged = {**self.summary(), **values}
-        write_atomically(self.summary_file, (json.dumps(merged, indent=2, default=float) + "\n").encode())
+        data = (json.dumps({**self.summary(), **values}, indent=2, default=float) + "\n").encode()
+        try:
+            write_atomically(self.summary_file, data)
+        except OSError:
+            if not self.summary_file.is_file():
+                raise
+            # a full disk has room for no second file, but for the bytes of this one
+            with self.summary_file.open("r+b") as file:
+                file.write(data)
+                file.truncate()
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / ".lock"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """
+        One process at a time: a second one would append to the same tables and frames. The kernel lets go of it when the
+        process ends, however it does.
+
+        :raises RunFolderError: when another process has it
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        try:
+            lock = self._lock_file.open("w")
+        except OSError as error:
+            raise RunFolderError(f"cannot write to {self.path} ({error.strerror})") from error
+        with lock as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunFolderError(f"{self.path} is being trained by another process: wait for it, or end it") from error
+            except OSError:
+                pass  # a file system without locks
+            yield
+
+
+#: what a run's configuration is made of, as far as running it goes
+_PARTS = ("run", "env", "algorithm", "policy", "replay", "train")
+
+
+def _runs_near(path: Path) -> str:
+    """Runs that may have been meant: in, beside and below the nearest folder there is, and in ``./runs``."""
+    base = next((part for part in (path, *path.parents) if part.is_dir()), Path())
+    # as deep as runs lie, and no deeper: somebody's whole home may be below
+    patterns = [(base, "*/" * depth) for depth in range(1, 3)] + [(Path("runs"), "*/" * depth) for depth in range(1, 5)]
+    found = [str(file.parent) for folder, stars in patterns for file in sorted(folder.glob(f"{stars}config.yaml"))]
+    near = difflib.get_close_matches(str(path), list(dict.fromkeys(found)), n=3, cutoff=0.0)
+    return f" Nearest runs: {', '.join(near)}" if near else ""
 
 
 class Table:
@@ -108,7 +191,10 @@ class Table:
         if not self.path.is_file():
             return []
         with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+            lines = file.readlines()
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()  # cut off, by a full disk say
+        return list(csv.DictReader(lines))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
@@ -22,12 +25,16 @@ from crl.compute import resolve_precision, set_threads
 from crl.envs import make_vec_env
 from crl.envs.dmc import default_action_repeat, split_id
 from crl.runs.checkpoint import Checkpoints, NoCheckpointError
-from crl.runs.evaluation import evaluate
+from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
 from crl.runs.run_callback import RunCallback, Stopped, TableWriter
-from crl.runs.state import weights_sha256
+from crl.runs.state import check_finite, weights_sha256
 
 _PACKAGES = ("crl", "torch", "stable-baselines3", "gymnasium", "numpy", "kornia", "dm-control", "mujoco", "shimmy")
+
+
+class UnusableConfigError(ValueError):
+    """A configuration that only the environment or the agent could tell is wrong; the message is theirs."""
 
 
 class RunError(RuntimeError):
@@ -68,6 +75,7 @@ def new_run(
     :param suite: in the default folder's name
     :raises ValueError: for anything wrong, before anything is built
     """
+    check_device(device)
     config = resolve(agent, env_id, overrides)
     repeat = action_repeat(config)
     total = steps if steps is not None else max(1, config["train"]["env_steps"] // repeat)
@@ -89,22 +97,42 @@ def new_run(
     return folder
 
 
-def train(folder: RunFolder, show_progress: bool = True) -> dict[str, Any]:
+def check_device(device: str) -> None:
+    """
+    :param device: as torch and SB3 take it
+    :raises UnusableConfigError: for a GPU that is not there (SB3 would silently compute on the CPU)
+    """
+    if not device.startswith("cuda"):
+        return
+    index, count = int(device.partition(":")[2] or 0), th.cuda.device_count()
+    if index >= count:
+        there = f"cuda:0 to cuda:{count - 1}" if count else "no GPU that this torch can use"
+        raise UnusableConfigError(f"--device {device}: there is {there}; auto takes what there is, cpu always works")
+
+
+def train(folder: RunFolder, show_progress: bool = True, pause_at: int | None = None) -> dict[str, Any]:
     """
     Train a new run to its end.
 
     :param folder: from :func:`new_run`
     :param show_progress: draw a progress bar
+    :param pause_at: agent step at which to save and stop, as if by a signal; None runs to the end
     :return: the summary
     :raises Stopped: after a signal; the run has been saved
     :raises RunError: when something went wrong; says what
+    :raises ValueError: when the environment or the agent cannot be made as configured; the run's folder is removed
     """
     config = folder.config()
-    set_threads(config["train"]["threads"])
-    set_random_seed(config["run"]["seed"])
-    env = _make_env(config)
-    model, callbacks = _build(config, env)
-    return _learn(folder, config, model, callbacks, Checkpoints(folder.checkpoints), None, show_progress)
+    with folder.held():
+        try:
+            model, callbacks = _begin(config)
+        except ValueError:
+            folder.discard()
+            raise
+        except Exception as error:
+            _note_failure(folder, _reason(error), 0)
+            raise RunError(_reason(error)) from error
+        return _learn(folder, config, model, callbacks, Checkpoints(folder.checkpoints), None, show_progress, pause_at)
 
 
 def resume(folder: RunFolder, show_progress: bool = True) -> dict[str, Any]:
@@ -116,14 +144,25 @@ def resume(folder: RunFolder, show_progress: bool = True) -> dict[str, Any]:
     :return: the summary
     :raises Stopped: after a signal; the run has been saved
     :raises RunError: when something went wrong; says what
+    :raises ValueError: when the environment or the agent cannot be made as configured
     """
     config = folder.config()
     if folder.summary().get("state") == "finished":
         return folder.summary()
-    set_threads(config["train"]["threads"])
-    set_random_seed(config["run"]["seed"])
-    env = _make_env(config)
-    model, callbacks = _build(config, env)
+    with folder.held():
+        try:
+            model, callbacks = _begin(config)
+        except ValueError:
+            raise
+        except Exception as error:
+            _note_failure(folder, _reason(error), folder.summary().get("steps", 0))
+            raise RunError(_reason(error)) from error
+        return _go_on(folder, config, model, callbacks, show_progress)
+
+
+def _go_on(
+    folder: RunFolder, config: dict[str, Any], model: BaseAlgorithm, callbacks: list[BaseCallback], show_progress: bool
+) -> dict[str, Any]:
     checkpoints = Checkpoints(folder.checkpoints)
     if not checkpoints.found():
         _say(f"{folder.path} has no checkpoint yet: beginning anew")
@@ -131,20 +170,26 @@ def resume(folder: RunFolder, show_progress: bool = True) -> dict[str, Any]:
             Table(table).cut("step", -1)
         return _learn(folder, config, model, callbacks, checkpoints, None, show_progress)
     problems: list[str] = []
+    env = model.env
+    assert env is not None
     try:
         model, found = checkpoints.load_last(type(model), env, config["run"]["device"], problems)
     except NoCheckpointError as error:
-        raise RunError(str(error)) from error
+        env.close()
+        _note_failure(folder, str(error), folder.summary().get("steps", 0))
+        raise RunError(f"{error}. Nothing is left to go on from: begin anew in another folder") from error
     for line in problems:
         _say(line)
+    checkpoints.drop_later(found["path"])
     if not found["episodes_go_on"]:
         _say(f"{config['env']['id']} cannot restore an episode: it begins anew, and the run differs from one never stopped")
     for callback, state in zip(
         (c for c in callbacks if isinstance(c, AuxiliaryLossCallback)), found["auxiliary"], strict=False
     ):
         callback.load_state_dict(state)
-    for path in (folder.progress_file, folder.eval_file):
-        Table(path).cut("step", model.num_timesteps)
+    Table(folder.progress_file).cut("step", model.num_timesteps)
+    # an evaluation at the checkpoint's own step is made again, unless the checkpoint knows of it
+    Table(folder.eval_file).cut("step", found["extra"]["last_eval"])
     _say(f"going on with {folder.path} at step {model.num_timesteps} of {config['run']['steps']}")
     return _learn(folder, config, model, callbacks, checkpoints, found["extra"], show_progress)
 
@@ -153,19 +198,40 @@ def load_model(folder: RunFolder) -> BaseAlgorithm:
     """
     The agent of a run's last sound checkpoint, for evaluation.
 
-    :raises RunError: when there is none
+    :raises RunError: when there is none, or its environment cannot be made
+    :raises ValueError: when the environment or the agent cannot be made as configured
     """
     config = folder.config()
-    env = _make_env(config)
-    model, _ = _build(config, env)
-    problems: list[str] = []
     try:
-        model, _ = Checkpoints(folder.checkpoints).load_last(type(model), env, config["run"]["device"], problems)
+        model, _ = _begin(config)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise RunError(_reason(error)) from error
+    problems: list[str] = []
+    assert model.env is not None
+    try:
+        model, _ = Checkpoints(folder.checkpoints).load_last(type(model), model.env, config["run"]["device"], problems)
     except NoCheckpointError as error:
         raise RunError(str(error)) from error
     for line in problems:
         _say(line)
     return model
+
+
+def _begin(config: dict[str, Any]) -> tuple[BaseAlgorithm, list[BaseCallback]]:
+    """
+    Environment and agent.
+
+    :raises UnusableConfigError: for what only they can tell is wrong
+    """
+    check_device(config["run"]["device"])
+    set_threads(config["train"]["threads"])
+    set_random_seed(config["run"]["seed"])
+    try:
+        return _build(config, _make_env(config))
+    except (ValueError, AssertionError) as error:  # SB3 asserts that it knows the spaces
+        raise UnusableConfigError(f"{config['agent']} on {config['env']['id']}: {error}") from error
 
 
 def _make_env(config: dict[str, Any]) -> VecEnv:
@@ -186,10 +252,9 @@ def _learn(
     checkpoints: Checkpoints,
     counters: dict[str, Any] | None,
     show_progress: bool,
+    pause_at: int | None = None,
 ) -> dict[str, Any]:
     run, fields = config["run"], config["train"]
-    writers = [TableWriter(Table(folder.progress_file)), TensorBoardOutputFormat(str(folder.path / "tensorboard"))]
-    model.set_logger(Logger(str(folder.path), writers))
     own = RunCallback(
         folder,
         config,
@@ -202,41 +267,61 @@ def _learn(
         eval_episodes=fields["eval_episodes"],
         show_progress=show_progress,
         counters=counters,
+        pause_at=pause_at,
     )
-    folder.update_summary(state="running", error=None)
     left = run["steps"] - model.num_timesteps
     try:
+        writers = [TableWriter(Table(folder.progress_file)), TensorBoardOutputFormat(str(folder.path / "tensorboard"))]
+        model.set_logger(Logger(str(folder.path), writers))
+        folder.update_summary(state="running", error=None)
         # the run's own callback comes last: objectives have caught up by then
         model.learn(left, callback=[*callbacks, own], reset_num_timesteps=model.num_timesteps == 0, log_interval=4)
+        if left > 0:
+            own.save()  # before the last evaluation, which a signal may end
         final = own.evaluate()
-        own.save()
-    except Stopped as stop:
-        folder.update_summary(state="running", stopped_by=str(stop))
-        raise
+        folder.update_summary(
+            state="finished",
+            steps=model.num_timesteps,
+            env_steps=model.num_timesteps * run["action_repeat"],
+            seconds=round(own.seconds, 1),
+            updates_per_second=round(own.updates_per_second, 3),
+            final_return=final,
+            eval_episodes=fields["eval_episodes"],
+            weights_sha256=weights_sha256(model),
+        )
+    except (Stopped, EvaluationStopped) as stop:
+        rate = round(own.updates_per_second, 3)
+        folder.update_summary(state="running", stopped_by=own.reason, updates_per_second=rate)
+        raise Stopped(own.reason) from stop
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = _reason(_cause(error, model))
         _note_failure(folder, reason, model.num_timesteps)
         raise RunError(f"{reason} (at step {model.num_timesteps}; {_last(checkpoints)})") from error
     finally:
         own.close()
         if model.env is not None:
             model.env.close()
-    folder.update_summary(
-        state="finished",
-        steps=model.num_timesteps,
-        env_steps=model.num_timesteps * run["action_repeat"],
-        seconds=round(own.seconds, 1),
-        updates_per_second=round(own.updates_per_second, 3),
-        final_return=final,
-        eval_episodes=fields["eval_episodes"],
-        weights_sha256=weights_sha256(model),
-    )
     return folder.summary()
 
 
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _cause(error: Exception, model: BaseAlgorithm) -> Exception:
+    """What has diverged shows itself anywhere: SB3 says of actions that they are no parameters of a distribution."""
+    try:
+        check_finite(model)
+    except FloatingPointError as diverged:
+        return diverged
+    return error
+
+
 def _note_failure(folder: RunFolder, reason: str, step: int) -> None:
-    (folder.path / "error.txt").write_text(traceback.format_exc())
-    folder.update_summary(state="failed", error=reason, failed_at_step=step)
+    with suppress(OSError):  # the reason may be that the disk is full
+        folder.update_summary(state="failed", error=reason, failed_at_step=step)
+    with suppress(OSError):
+        (folder.path / "error.txt").write_text(traceback.format_exc())
 
 
 def _last(checkpoints: Checkpoints) -> str:
@@ -257,7 +342,7 @@ def _versions() -> dict[str, str]:
 def _revision() -> str | None:
     """Of the source tree that crl runs from; None for an installed copy."""
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     result = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
@@ -269,4 +354,14 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-__all__ = ["RunError", "Stopped", "evaluate", "load_model", "new_run", "resume", "train"]
+__all__ = [
+    "RunError",
+    "Stopped",
+    "UnusableConfigError",
+    "check_device",
+    "evaluate",
+    "load_model",
+    "new_run",
+    "resume",
+    "train",
+]

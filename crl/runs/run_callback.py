@@ -5,17 +5,20 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 from stable_baselines3.common.utils import safe_mean
 
 from crl.runs.checkpoint import Checkpoints
-from crl.runs.evaluation import evaluate
+from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
+from crl.runs.state import check_finite
 
 
 class Stopped(Exception):
@@ -54,6 +57,7 @@ class RunCallback(BaseCallback):
     :param eval_episodes: episodes of one evaluation
     :param show_progress: draw the bar
     :param counters: of an earlier part of the run
+    :param pause_at: agent step at which to save and stop; None runs to the end
     """
 
     def __init__(
@@ -69,8 +73,10 @@ class RunCallback(BaseCallback):
         eval_episodes: int,
         show_progress: bool = True,
         counters: dict[str, Any] | None = None,
+        pause_at: int | None = None,
     ) -> None:
         super().__init__()
+        self.pause_at = pause_at
         self.folder = folder
         self.config = config
         self.checkpoints = checkpoints
@@ -86,7 +92,10 @@ class RunCallback(BaseCallback):
         self.eval_table = Table(folder.eval_file)
         self._old_handlers: dict[int, Any] = {}
         self._began = time.monotonic()
-        self._updates_at_start = 0
+        self._began_at = 0
+        #: number of updates, and the time, when the first ones of this part of the run were done
+        self._first_updates: tuple[int, float] | None = None
+        self._loss = ""
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         if show_progress:
@@ -96,7 +105,7 @@ class RunCallback(BaseCallback):
                 TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
             ]
             columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[shown]}")]
-            self._progress = Progress(*columns, transient=False, refresh_per_second=2)
+            self._progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
 
     @property
     def seconds(self) -> float:
@@ -105,14 +114,13 @@ class RunCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._began = time.monotonic()
-        self._updates_at_start = getattr(self.model, "_n_updates", 0)
+        self._began_at = self.model.num_timesteps
         for number in (signal.SIGINT, signal.SIGTERM):
             self._old_handlers[number] = signal.signal(number, self._ask_to_stop)
         if self._progress is not None:
             description = f"{self.config['agent']} {self.config['env']['id']}"
-            self._task = self._progress.add_task(
-                description, total=self.total_steps, completed=self.model.num_timesteps, shown=""
-            )
+            total = self.total_steps if self.pause_at is None else min(self.pause_at, self.total_steps)
+            self._task = self._progress.add_task(description, total=total, completed=self.model.num_timesteps, shown="")
             self._progress.start()
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
@@ -130,15 +138,25 @@ class RunCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         steps = self.model.num_timesteps
+        updates = getattr(self.model, "_n_updates", 0)
+        if self._first_updates is None and updates > 0 and steps > self._began_at:
+            self._first_updates = updates, time.monotonic()
         if self.eval_every and steps - self.counters["last_eval"] >= self.eval_every and steps < self.total_steps:
-            self.evaluate()
+            with suppress(EvaluationStopped):  # a run that is taken up evaluates first
+                self.evaluate()
         due = self.checkpoint_every and steps - self.counters["last_checkpoint"] >= self.checkpoint_every
         if due and steps < self.total_steps:
             self.save()
-        if self.stop_signal is not None:
-            if steps > 0:
+        paused = self.pause_at is not None and steps >= self.pause_at
+        if self.stop_signal is not None or paused:
+            if steps > self.counters["last_checkpoint"]:
                 self.save()
-            raise Stopped(signal.Signals(self.stop_signal).name)
+            raise Stopped(self.reason)
+
+    @property
+    def reason(self) -> str:
+        """What stops the run."""
+        return f"step {self.pause_at}" if self.stop_signal is None else signal.Signals(self.stop_signal).name
 
     def _on_step(self) -> bool:
         if self._progress is not None and self._task is not None:
@@ -151,30 +169,49 @@ class RunCallback(BaseCallback):
         if self.model.ep_info_buffer:
             parts.append(f"return {safe_mean([info['r'] for info in self.model.ep_info_buffer]):.1f}")
         for key in ("train/critic_loss", "train/loss"):
-            if key in self.model.logger.name_to_value:
-                parts.append(f"loss {self.model.logger.name_to_value[key]:.3g}")
+            if key in self.model.logger.name_to_value:  # it is there now and then, and shown until the next
+                self._loss = f"loss {self.model.logger.name_to_value[key]:.3g}"
                 break
+        parts += [self._loss] if self._loss else []
         parts.append(f"{self.updates_per_second:.1f} updates/s")
         return "  ".join(parts)
 
     @property
     def updates_per_second(self) -> float:
-        """Of this part of the run, evaluations and checkpoints included."""
-        done = getattr(self.model, "_n_updates", 0) - self._updates_at_start
-        return done / max(time.monotonic() - self._began, 1e-9)
+        """Of this part of the run since its first update, evaluations and checkpoints included; 0 before."""
+        if self._first_updates is None:
+            return 0.0
+        updates, then = self._first_updates
+        return (getattr(self.model, "_n_updates", 0) - updates) / max(time.monotonic() - then, 1e-9)
 
     def evaluate(self) -> float:
-        """One row of ``eval.csv``; the mean return."""
-        result = evaluate(self.model, self.config, self.eval_episodes)
+        """
+        One row of ``eval.csv``, and points for TensorBoard; the mean return.
+
+        :raises EvaluationStopped: after a signal
+        """
+        result = evaluate(self.model, self.config, self.eval_episodes, stop=lambda: self.stop_signal is not None)
         steps = self.model.num_timesteps
         self.counters["last_eval"] = steps
         row = {"step": steps, "env_steps": steps * self.action_repeat, "mean": result.mean, "std": result.std}
-        self.eval_table.append({**row, "episodes": self.eval_episodes, "seconds": round(self.seconds, 1)})
-        self.model.logger.record("eval/mean_reward", result.mean)
+        row |= {"episodes": self.eval_episodes, "seconds": round(self.seconds, 1)}
+        shown = {"eval/mean_reward": result.mean}
+        if result.q_mean is not None and result.mc_return is not None:
+            row |= {"q_mean": result.q_mean, "mc_return": result.mc_return}
+            shown |= {"eval/q_mean": result.q_mean, "eval/mc_return": result.mc_return}
+        self.eval_table.append(row)
+        for writer in self.model.logger.output_formats:  # at once: the log is not written again after the last episode
+            if isinstance(writer, TensorBoardOutputFormat):
+                writer.write(shown, dict.fromkeys(shown, ()), steps)
         return result.mean
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """
+        Write a checkpoint.
+
+        :raises FloatingPointError: when the weights are no finite numbers: earlier checkpoints are worth more than this one
+        """
+        check_finite(self.model)
         self.counters["last_checkpoint"] = self.model.num_timesteps
         self.checkpoints.save(self.model, self.others, {**self.counters, "seconds": self.seconds})
         self.folder.update_summary(steps=self.model.num_timesteps, seconds=round(self.seconds, 1))

@@ -48,21 +48,50 @@ def capture_envs(env: VecEnv) -> list[Any] | None:
         return None
 
 
-def restore_envs(model: BaseAlgorithm, states: list[Any] | None) -> bool:
+def capture_episodes(env: VecEnv) -> list[tuple[int, int]] | None:
+    """
+    :param env: of the model
+    :return: each environment's seed and number of its next episode; None when it does not count them
+    """
+    try:
+        return list(zip(env.get_attr("run_seed"), env.get_attr("episode"), strict=True))
+    except AttributeError:
+        return None
+
+
+def restore_envs(model: BaseAlgorithm, states: list[Any] | None, episodes: list[tuple[int, int]] | None = None) -> bool:
     """
     :param model: loaded, with its environment
     :param states: from :func:`capture_envs`
-    :return: whether the episodes go on where they were. Otherwise they begin anew; the replay buffer notices by itself that
-        the next observation does not continue the last one.
+    :param episodes: from :func:`capture_episodes`, for environments without state
+    :return: whether the episodes go on where they were. Otherwise those that were under way begin anew; the replay buffer
+        notices by itself that the next observation does not continue the last one.
     """
     assert model.env is not None
     if states is None:
+        if episodes is not None:
+            for index, (seed, episode) in enumerate(episodes):
+                model.env.env_method("begin_at", seed, max(0, episode - 1), indices=index)
+            model.env._reset_seeds()  # the agent's seed would begin with the first episode again
         model._last_obs = model.env.reset()  # type: ignore[assignment]
         model._last_episode_starts = np.ones((model.env.num_envs,), dtype=bool)
         return False
     for index, state in enumerate(states):
         model.env.env_method("set_state", state, indices=index)
     return True
+
+
+def check_finite(model: BaseAlgorithm) -> None:
+    """
+    :param model: whose weights are looked at
+    :raises FloatingPointError: when some are no finite numbers
+    """
+    weights = model.policy.state_dict().items()
+    bad = [name for name, value in weights if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise FloatingPointError(
+            f"training diverged: {len(bad)} of the networks' tensors are not finite, {bad[0]} first; lower the learning rate"
+        )
 
 
 def weights_sha256(model: BaseAlgorithm) -> str:

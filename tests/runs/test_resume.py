@@ -58,6 +58,17 @@ def test_sigterm_saves_and_resume_goes_on(reference, tmp_path):
     assert summary(run)["weights_sha256"] == summary(path)["weights_sha256"]
 
 
+def test_a_second_signal_is_not_waited_for(tmp_path):
+    """While it is still starting, too: a line, and no traceback."""
+    run = tmp_path / "run"
+    process = start(*arguments(run))
+    wait_for(run / "config.yaml", process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and "crl resume" in err
+
+
 def test_resume_of_a_finished_run_says_so(reference):
     path, _ = reference
     result = crl("resume", path)
