@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,6 +118,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"crl: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        # before a run listens to signals, or the second one
+        print("\ncrl: stopped at once; 'crl resume' goes on from a run's last checkpoint", file=sys.stderr)
+        sys.exit(STOPPED)
 
 
 def _is_ours(error: ValueError) -> bool:
@@ -150,16 +155,21 @@ def _check(command: Train) -> None:
 
 
 def _train(command: Train) -> int:
+    from crl.agents.fields import free_value
     from crl.agents.recipes import resolve
     from crl.envs.make import check_env_id
     from crl.runs.folder import RunFolder
 
     _check(command)
     overrides = _overrides(command)
-    check_env_id(command.env)
+    prefix = "env.kwargs."
+    check_env_id(
+        command.env,
+        {path.removeprefix(prefix): free_value(value) for path, value in overrides.items() if path.startswith(prefix)},
+    )
     resolve(command.agent, command.env, overrides)
-    if command.out is not None and RunFolder(command.out).config_file.exists():
-        RunFolder(command.out).create({})  # raises: there is a run already
+    out = command.out or RunFolder.default_path("adhoc", command.agent, command.env, command.seed)
+    RunFolder(out).check_free()
     _prepare()
     from crl.runs.run import new_run, train
 
@@ -168,7 +178,7 @@ def _train(command: Train) -> int:
         command.env,
         overrides,
         command.seed,
-        out=command.out,
+        out=out,
         steps=command.steps,
         device=command.device,
         checkpoint_every=command.checkpoint_every,
@@ -176,11 +186,18 @@ def _train(command: Train) -> int:
     return _supervise(train, folder)
 
 
-def _resume(command: Resume) -> int:
+def _open(path: Path) -> Any:
+    """A run's folder whose configuration is as it should be."""
+    from crl.agents.recipes import parse
     from crl.runs.folder import RunFolder
 
-    folder = RunFolder(command.run)
-    folder.config()
+    folder = RunFolder(path)
+    parse({key: value for key, value in folder.config().items() if key != "run"})
+    return folder
+
+
+def _resume(command: Resume) -> int:
+    folder = _open(command.run)
     if folder.summary().get("state") == "finished":
         print(f"{folder.path} is finished: final return {folder.summary()['final_return']:.1f}")
         return 0
@@ -213,12 +230,14 @@ def _supervise(action: Any, folder: Any) -> int:
 
 
 def _eval(command: Eval) -> int:
-    from crl.runs.folder import RunFolder
-
     if command.episodes < 1:
         raise UsageError(f"--episodes {command.episodes}: at least 1")
-    folder = RunFolder(command.run)
+    folder = _open(command.run)
     config = folder.config()
+    if not folder.has_checkpoint():
+        raise UsageError(f"{folder.path} has no checkpoint yet: nothing to evaluate")
+    if command.video and find_spec("imageio") is None:
+        raise UsageError("--video needs imageio: pip install 'crl[dmc]'")
     _prepare()
     from crl.runs.evaluation import evaluate, write_video
     from crl.runs.run import RunError, load_model
