@@ -27,9 +27,18 @@ def main() -> int:
     parser.add_argument("--toy-only", action="store_true")
     args = parser.parse_args()
     tune_allocator()
-    toy()
-    if not args.toy_only:
-        dmc(args.steps)
+    from crl.runs.run import RunError, Stopped
+
+    try:
+        toy()
+        if not args.toy_only:
+            dmc(args.steps)
+    except Stopped as stop:
+        print(f"quickstart: stopped by {stop}", file=sys.stderr)
+        return 130
+    except RunError as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -63,14 +72,15 @@ def dmc(steps: int | None) -> None:
     print("== dmc/cartpole-swingup: curl-sac from pixels", flush=True)
     path = _fresh(Path("runs/quickstart/cartpole-swingup"))
     overrides: dict[str, Any] = {"train.eval_every": 5000}
-    folder = new_run("curl-sac", "dmc/cartpole-swingup", overrides, seed=1, out=path, steps=steps, checkpoint_every=500)
+    # the whole run is configured, and paused early: crl resume goes on with it
+    folder = new_run("curl-sac", "dmc/cartpole-swingup", overrides, seed=1, out=path, checkpoint_every=500)
     config = folder.config()
     timer = threading.Timer(DMC_SECONDS, lambda: os.kill(os.getpid(), signal.SIGINT))
     if steps is None:
         timer.start()
     started = time.monotonic()
     try:
-        train(folder)
+        train(folder, pause_at=steps)
     except Stopped:
         pass  # the time is up: the run has been saved and can go on
     finally:
@@ -85,16 +95,34 @@ def dmc(steps: int | None) -> None:
         table.append({**row, "seconds": round(seconds, 1)})
     curve = write_curve(table.rows(), path / "curve.png", "curl-sac on dmc/cartpole-swingup")
     video = write_video(result.frames, folder.video / f"step{model.num_timesteps}.mp4")
-    updates = max(1, model.num_timesteps - config["algorithm"]["learning_starts"])
-    share = env_steps / 100_000
-    left = (12_500 - model.num_timesteps) * seconds / max(updates, 1)
+    share = env_steps / config["train"]["env_steps"]
     print(
-        f"   return {result.mean:.1f} over 3 episodes, {env_steps} environment steps: {100 * share:.1f} % of the 100k budget"
+        f"   return {result.mean:.1f} over 3 episodes, {env_steps} environment steps: {100 * share:.1f} % of the "
+        f"{config['train']['env_steps'] // 1000}k budget"
     )
     print(f"   curve {curve}, video {video}")
-    if steps is None and share < 1:
-        print(f"   the whole budget would take about {left / 60:.0f} more minutes on this machine:")
+    if share < 1:
+        summary = folder.summary()
+        rate = summary.get("updates_per_second", 0.0)
+        left = projected_seconds(config, model.num_timesteps, seconds, rate)
+        words = "about" if rate > 0 else "far more than"  # nothing was learned yet
+        print(f"   the whole budget would take {words} {left / 60:.0f} more minutes on this machine:")
         print(f"   .venv/bin/crl resume {path}")
+
+
+def projected_seconds(config: dict[str, Any], steps: int, seconds: float, updates_per_second: float) -> float:
+    """
+    :param config: of the run
+    :param steps: agent steps done
+    :param seconds: that they took
+    :param updates_per_second: since the first update; 0 when there was none, and then the simulation alone tells: too little
+    :return: seconds that the rest of the run will take
+    """
+    first, total = config["algorithm"]["learning_starts"], config["run"]["steps"]
+    if updates_per_second == 0:
+        return (total - steps) * seconds / max(steps, 1)
+    per_step = config["algorithm"]["gradient_steps"] / config["algorithm"]["train_freq"] / updates_per_second
+    return max(0, total - max(steps, first)) * per_step
 
 
 if __name__ == "__main__":
