@@ -51,6 +51,16 @@ def test_every_encoder_at_84(cls, dim):
     assert encoder.features_dim == dim
 
 
+def test_published_initialisations_and_impalas_width():
+    curl, drq = (PixelEncoder(image_box(9, 32), init=init).body[2].weight for init in (None, "orthogonal"))
+    assert curl.count_nonzero() == curl[:, :, 1, 1].count_nonzero() > 0, "delta-orthogonal: the centre taps alone"
+    assert drq[:, :, 0, 0].count_nonzero() > 0
+    assert [cls(image_box(4)).init for cls in (NatureEncoder, RainbowEncoder, ImpalaEncoder)] == ["default"] * 3
+    assert ImpalaEncoder(image_box(3, 32), width=2).map_shape == (64, 4, 4)
+    with pytest.raises(ValueError, match="width=0: must be positive"):
+        ImpalaEncoder(image_box(3, 32), width=0)
+
+
 @pytest.mark.parametrize("size", [32, 64, 100])
 def test_any_input_size(size):
     assert PixelEncoder(image_box(9, size))(th.rand(2, 9, size, size)).shape == (2, 50)
@@ -221,6 +231,8 @@ def test_model_encoder_scales_and_finds_the_feature_map(cls):
     th.testing.assert_close(wrapped(images), encoder(images.float() / 255))
     feature_map = wrapped.feature_map(images)
     assert feature_map.dim() == 4
+    head = encoder._head if cls is PixelEncoder else th.nn.Sequential(th.nn.Flatten(), encoder.linear)
+    th.testing.assert_close(head(feature_map), wrapped(images))
     clone = copy.deepcopy(wrapped)
     assert th.equal(clone(images), wrapped(images))
     assert not {id(p) for p in clone.parameters()} & {id(p) for p in wrapped.parameters()}
