@@ -22,8 +22,9 @@ class PixelBatch:
     One batch of transitions.
 
     :param raw: ``(batch, channels, height, width)`` uint8, observations as stored
-    :param obs: the same, augmented: what the critic sees, and the objective's anchor
-    :param next_obs: augmented by a draw of their own
+    :param obs: ``(online_views * batch, ...)``, the same, augmented, one view after another: what the critic sees. The first
+        view is what the actor sees, and the objective's anchor.
+    :param next_obs: ``(target_views * batch, ...)``, augmented by draws of their own
     :param actions: ``(batch, action_dim)`` in [-1, 1]
     :param rewards: ``(batch, 1)``
     :param dones: ``(batch, 1)``, 1 where nothing follows (time limits do not count)
@@ -52,7 +53,14 @@ def _unaugmented(buffer: ReplayBuffer) -> Iterator[Augmentation | None]:
         buffer.augment = augment  # type: ignore[attr-defined]
 
 
-def draw_batch(buffer: ReplayBuffer, batch_size: int, gamma: float, env: VecNormalize | None = None) -> PixelBatch:
+def draw_batch(
+    buffer: ReplayBuffer,
+    batch_size: int,
+    gamma: float,
+    env: VecNormalize | None = None,
+    online_views: int = 1,
+    target_views: int = 1,
+) -> PixelBatch:
     """
     What ``buffer.sample(batch_size)`` returns, draw for draw, with the images before augmentation as well: further views of
     the same observations are made from them.
@@ -61,15 +69,23 @@ def draw_batch(buffer: ReplayBuffer, batch_size: int, gamma: float, env: VecNorm
     :param batch_size: transitions
     :param gamma: discount where the buffer has none of its own
     :param env: for the normalisation of rewards
+    :param online_views: views of each observation; more than one need a buffer that augments
+    :param target_views: views of each next observation
     """
     with _unaugmented(buffer) as augment:
         data = buffer.sample(batch_size, env=env)
     obs, next_obs = data.observations, data.next_observations
     if augment is not None:
         assert isinstance(buffer, FrameReplayBuffer)
-        obs, next_obs = augment(obs, buffer.generator), augment(next_obs, buffer.generator)
+        first, first_next = augment(obs, buffer.generator), augment(next_obs, buffer.generator)
+        obs = _views(first, data.observations, augment, buffer.generator, online_views)
+        next_obs = _views(first_next, data.next_observations, augment, buffer.generator, target_views)
     discounts = gamma if data.discounts is None else data.discounts
     return PixelBatch(data.observations, obs, next_obs, data.actions, data.rewards, data.dones, discounts)
+
+
+def _views(first: th.Tensor, raw: th.Tensor, augment: Augmentation, generator: th.Generator, count: int) -> th.Tensor:
+    return first if count == 1 else th.cat([first, *(augment(raw, generator) for _ in range(count - 1))])
 
 
 class ObjectiveData:
@@ -111,7 +127,7 @@ class ObjectiveData:
         generator = th.Generator(batch.raw.device)
         generator.manual_seed(int(streams.generate_state(1, np.uint64)[0] >> 1))
         if request.kind == "views":
-            anchor = (batch.obs,) if self.shares_anchor else ()
+            anchor = (batch.obs[: len(batch.raw)],) if self.shares_anchor else ()
             further = request.views - len(anchor)
             return ViewBatch((*anchor, *(self._view(batch.raw, generator) for _ in range(further))), generator)
         source: Any = ReplaySource(self.buffer)

@@ -80,6 +80,9 @@ class PixelSAC(SAC):
     :param reuse_features: the actor's loss looks at the conv features that the critic's pass left, from before the critic's
         step, and saves a pass. Changes numbers where the critic's step moves the convolutions; where it does not
         (``encoder_gradient="actor"``, or nobody moves them) they are reused anyway.
+    :param online_views: augmented views of each observation in the critic's loss, which is the sum over them (M of DrQ,
+        Kostrikov et al. 2021, arXiv:2004.13649)
+    :param target_views: augmented views of each next observation, over which the target is averaged (K of DrQ)
     :param objective: e.g. ``CURL(keys="target")``; a copy is trained and saved with the model
     :param objective_weight: factor of the objective's loss in the joint sum; of the encoder's learning rate in its own steps
         (Adam would undo a factor of the loss). 0: no objective.
@@ -131,6 +134,8 @@ class PixelSAC(SAC):
         critic_before_actor: bool = True,
         critic_loss_factor: float = 1.0,
         reuse_features: bool = False,
+        online_views: int = 1,
+        target_views: int = 1,
         objective: Objective | None = None,
         objective_weight: float = 1.0,
         balance: float | None = None,
@@ -151,6 +156,8 @@ class PixelSAC(SAC):
             )
         if not 0.0 <= tau <= 1.0 or not 0.0 <= encoder_tau <= 1.0:
             raise ValueError(f"tau={tau}, encoder_tau={encoder_tau}: EMA rates lie in [0, 1]")
+        if min(online_views, target_views) < 1:
+            raise ValueError(f"online_views={online_views}, target_views={target_views}: at least 1")
         if ent_coef_loss not in ("alpha", "log_alpha"):
             raise ValueError(f"ent_coef_loss={ent_coef_loss!r}: choose 'alpha' or 'log_alpha'")
         if objective is not None and (not isinstance(objective, Objective) or objective.is_built):
@@ -168,6 +175,8 @@ class PixelSAC(SAC):
         self.critic_before_actor = critic_before_actor
         self.critic_loss_factor = critic_loss_factor
         self.reuse_features = reuse_features
+        self.online_views = online_views
+        self.target_views = target_views
         #: as it was passed in; saved with the model, to build :attr:`objective` from
         self.objective_blueprint = copy.deepcopy(objective)
         #: the one that is trained; None without objective, and with weight 0
@@ -209,6 +218,11 @@ class PixelSAC(SAC):
         if not isinstance(self.policy, RescaledSACPolicy):
             raise ValueError(
                 f"PixelSAC needs RescaledSACPolicy ('PixelPolicy') or a subclass, not {type(self.policy).__name__}"
+            )
+        if max(self.online_views, self.target_views) > 1 and getattr(self.replay_buffer, "augment", None) is None:
+            raise ValueError(
+                f"online_views={self.online_views}, target_views={self.target_views}: several views need a replay buffer that "
+                "augments: replay_buffer_kwargs=dict(augment=RandomShift(4))"
             )
         if self.ent_coef_optimizer is not None:
             assert self.log_ent_coef is not None
@@ -274,14 +288,18 @@ class PixelSAC(SAC):
         self._set_learning_rates()
         for _ in range(gradient_steps):
             actor_turn = self._n_updates % self.actor_period == 0
-            batch = draw_batch(self.replay_buffer, batch_size, self.gamma, self._vec_normalize_env)
+            batch = draw_batch(
+                self.replay_buffer, batch_size, self.gamma, self._vec_normalize_env, self.online_views, self.target_views
+            )
             images = self._network_input(batch.obs)
             alpha = self._alpha()
             sample = None
             with th.set_grad_enabled(self._body_learns(actor_turn)):
                 feature_map = self.encoder.forward_body(images)
+            # the actor looks at the first view
+            actor_map = feature_map[:batch_size]
             if actor_turn and not self.critic_before_actor:
-                sample = self._sample(feature_map)
+                sample = self._sample(actor_map)
                 self._alpha_step(sample[1])
 
             self._critic_step(batch, feature_map, alpha)
@@ -289,9 +307,9 @@ class PixelSAC(SAC):
             if actor_turn:
                 if self._critic_step_moves_body and not self.reuse_features:
                     with th.no_grad():
-                        feature_map = self.encoder.forward_body(images)
-                sample = sample or self._sample(feature_map)
-                self._actor_step(sample, feature_map, alpha)
+                        actor_map = self.encoder.forward_body(images[:batch_size])
+                sample = sample or self._sample(actor_map)
+                self._actor_step(sample, actor_map, alpha)
                 if self.critic_before_actor:
                     self._alpha_step(sample[1])
             if self._n_updates % self.target_period == 0:
@@ -307,14 +325,17 @@ class PixelSAC(SAC):
         targets = self._target_values(batch, alpha)
         own_map = feature_map if self.encoder_gradient == "critic" else feature_map.detach()
         features = self.encoder.forward_head(own_map)
-        q_input = th.cat([features, batch.actions], dim=1)
+        q_input = th.cat([features, batch.actions.repeat(self.online_views, 1)], dim=1)
         q_values = th.stack([q_network(q_input) for q_network in self.critic.q_networks])
-        loss = self.critic_loss_factor * th.stack([F.mse_loss(q, targets) for q in q_values]).sum()
+        targets = targets.repeat(self.online_views, 1)
+        # a mean over all views, where the sum of each view's mean is asked for
+        loss = self.critic_loss_factor * self.online_views * th.stack([F.mse_loss(q, targets) for q in q_values]).sum()
         total, contrast = loss, None
         if self.objective is not None and self.joint:
             anchor = None
             if self._objective_data.shares_anchor:
                 anchor = features if own_map is feature_map else self.encoder.forward_head(feature_map)
+                anchor = anchor[: len(batch.raw)]
             contrast, metrics = self.objective.loss(self._objective_data(batch, self._n_updates), anchor)
             self._log_objective(metrics)
         if self._looks or (contrast is not None and self.balance is not None and self._n_updates % BALANCE_PERIOD == 0):
@@ -335,14 +356,18 @@ class PixelSAC(SAC):
 
     @th.no_grad()
     def _target_values(self, batch: PixelBatch, alpha: th.Tensor) -> th.Tensor:
-        """``r + (1 - done) * discount * (min Q_target(s', a') - alpha * log pi(a' | s'))``, ``(batch, 1)``."""
+        """
+        ``r + (1 - done) * discount * (min Q_target(s', a') - alpha * log pi(a' | s'))``, the bracket averaged over views
+        of s'; ``(batch, 1)``.
+        """
         images = self._network_input(batch.next_obs)
         online_map = self.encoder.forward_body(images)
         actions, log_prob = self.actor.sample(online_map)
         target_map = online_map if self._target_body_is_online else self.target_encoder.forward_body(images)
         q_input = th.cat([self.target_encoder.forward_head(target_map), actions], dim=1)
         next_q = th.stack([q_network(q_input) for q_network in self.critic_target.q_networks]).amin(dim=0)
-        return batch.rewards + (1.0 - batch.dones) * batch.discounts * (next_q - alpha * log_prob)
+        value = (next_q - alpha * log_prob).view(self.target_views, -1, 1).mean(dim=0)
+        return batch.rewards + (1.0 - batch.dones) * batch.discounts * value
 
     def _actor_step(self, sample: tuple[th.Tensor, th.Tensor], feature_map: th.Tensor, alpha: th.Tensor) -> None:
         """One step of the actor on Q values of the critic as it is now."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from crl.agents.config import SACConfig
@@ -47,12 +48,14 @@ class Recipe:
     :param column: ``"paper"`` or ``"cpu"``; None inherits the parent's
     :param parent: recipe that this one is a variant of
     :param changes: fields in which it differs
+    :param env_changes: pattern of environment ids, field, value: those that only some environments have
     """
 
     text: str
     column: str | None = None
     parent: str | None = None
     changes: tuple[tuple[str, Any], ...] = ()
+    env_changes: tuple[tuple[str, str, Any], ...] = ()
 
 
 RECIPES: dict[str, Recipe] = {
@@ -69,6 +72,29 @@ RECIPES: dict[str, Recipe] = {
     ),
     "frozen-sac": Recipe(
         "contrast-sac without the contrast: a random encoder", parent="contrast-sac", changes=(("objective.weight", 0.0),)
+    ),
+    "drq-sac": Recipe(
+        "DrQ: targets and critic's loss over two random shifts each (K=2, M=2)",
+        column="cpu",
+        changes=(
+            ("objective.weight", 0.0),
+            ("algorithm.online_views", 2),
+            ("algorithm.target_views", 2),
+            # the rest is as published too: one rate for the whole target critic, one Adam setting for all
+            ("algorithm.encoder_tau", 0.01),
+            ("algorithm.ent_coef_learning_rate", None),
+            ("algorithm.ent_coef_beta1", 0.9),
+            ("algorithm.reuse_features", False),
+            ("policy.head", "tanh"),
+            ("policy.init", "orthogonal"),
+            ("policy.exact_log_prob", True),
+            ("replay.augment", "random_shift"),
+        ),
+        env_changes=(
+            ("dmc/*", "env.kwargs.size", 84),
+            ("gym/*", "env.kwargs.size", 84),
+            ("dmc/cheetah-run", "algorithm.learning_rate", 1e-3),
+        ),
     ),
 }
 
@@ -101,7 +127,10 @@ def resolve(agent: str, env_id: str, overrides: Mapping[str, Any] | None = None)
     config = SACConfig(agent=agent)
     column = 0 if next(recipe.column for recipe in line if recipe.column) == "paper" else 1
     layers: list[Mapping[str, Any]] = [{path: values[column] for path, values in COLUMNS.items()}, env_defaults(env_id)]
-    layers += [dict(recipe.changes) for recipe in line]
+    plain_id = env_id.lower().replace("_", "-")
+    for recipe in line:
+        layers += [dict(recipe.changes)]
+        layers += [{path: value} for pattern, path, value in recipe.env_changes if fnmatch(plain_id, pattern)]
     layers.append(overrides or {})
     config.env.id = env_id
     for fields in layers:
@@ -179,6 +208,10 @@ def check_together(config: SACConfig) -> None:
         raise FieldValueError(
             f"policy.encoder={policy.encoder} has a fixed body: set policy.filters=none and policy.layers=none"
         )
+    if max(algorithm.online_views, algorithm.target_views) > 1 and replay.augment == "none":
+        raise FieldValueError(
+            "algorithm.online_views and target_views above 1 need views that differ: replay.augment=none leaves one"
+        )
     if objective.weight == 0:
         return
     if replay.augment == "none":
@@ -218,6 +251,6 @@ def build(
     :return: the agent, and callbacks to pass to its ``learn``
     :raises ConfigError: for a configuration that does not fit
     """
-    from crl.agents.build import build_pixel_sac
+    from crl.agents.assemble import build_pixel_sac
 
     return build_pixel_sac(parse(config), env, seed, device, tensorboard_log, verbose)

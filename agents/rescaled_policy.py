@@ -37,14 +37,16 @@ class RescaledSACActor(PixelSACActor):
     Actor on the critic's conv body that can be asked for actions by the body's output.
 
     :param log_std_bounds: see :func:`rescale_log_std`
+    :param exact_log_prob: see :func:`crl.agents.squashed_gaussian.squashed_sample`
     :raises ValueError: together with gSDE
     """
 
-    def __init__(self, *args: Any, log_std_bounds: Bounds | None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, log_std_bounds: Bounds | None, exact_log_prob: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.use_sde:
             raise ValueError("PixelSAC's policy has no gSDE: leave use_sde out")
         self.log_std_bounds = log_std_bounds
+        self.exact_log_prob = exact_log_prob
 
     def _gaussian(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         latent = self.latent_pi(features)
@@ -60,7 +62,7 @@ class RescaledSACActor(PixelSACActor):
         :return: actions ``(batch, action_dim)`` and log-probabilities ``(batch, 1)``; noise from torch's global generator
         """
         mean, log_std = self._gaussian(self.features_extractor(feature_map))
-        return squashed_sample(mean, log_std, th.randn_like(mean))
+        return squashed_sample(mean, log_std, th.randn_like(mean), self.exact_log_prob)
 
 
 class RescaledSACPolicy(PixelSACPolicy):
@@ -72,6 +74,7 @@ class RescaledSACPolicy(PixelSACPolicy):
     :param action_space: Box
     :param lr_schedule: learning rate
     :param log_std_bounds: of the log standard deviation, (-10, 2) as published; None clamps as SB3 does
+    :param exact_log_prob: see :func:`crl.agents.squashed_gaussian.squashed_sample`: False in CURL and SB3, True in DrQ
     :param mlp_init: of the linear layers: ``"orthogonal"``, or ``"default"`` (torch's)
     :param kwargs: see :class:`crl.policies.PixelSACPolicy`
     :raises ValueError: for bounds that are none
@@ -83,12 +86,14 @@ class RescaledSACPolicy(PixelSACPolicy):
         action_space: spaces.Box,
         lr_schedule: Schedule,
         log_std_bounds: Bounds | None = (-10.0, 2.0),
+        exact_log_prob: bool = False,
         mlp_init: str = "orthogonal",
         **kwargs: Any,
     ) -> None:
         if log_std_bounds is not None and not log_std_bounds[0] < log_std_bounds[1]:
             raise ValueError(f"log_std_bounds={log_std_bounds}: (low, high) with low < high, or None")
         self._log_std_bounds = log_std_bounds
+        self._exact_log_prob = exact_log_prob
         self._mlp_init = mlp_init
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
@@ -99,7 +104,7 @@ class RescaledSACPolicy(PixelSACPolicy):
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
         """An actor with a new head on the critic's body."""
         kwargs = self._update_features_extractor(self.actor_kwargs, self.encoder.make_head())  # type: ignore[arg-type]
-        actor = RescaledSACActor(log_std_bounds=self._log_std_bounds, **kwargs)
+        actor = RescaledSACActor(log_std_bounds=self._log_std_bounds, exact_log_prob=self._exact_log_prob, **kwargs)
         actor.share_body(self.encoder, self.encoder_gradient == "actor")
         for part in (actor.latent_pi, actor.mu, actor.log_std):
             initialize(part, self._mlp_init)  # type: ignore[arg-type]
@@ -113,5 +118,5 @@ class RescaledSACPolicy(PixelSACPolicy):
         return critic
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"log_std_bounds": self._log_std_bounds, "mlp_init": self._mlp_init}
+        own = {"log_std_bounds": self._log_std_bounds, "exact_log_prob": self._exact_log_prob, "mlp_init": self._mlp_init}
         return {**super()._get_constructor_parameters(), **own}

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch as th
 import yaml
 
+import crl.agents
 from crl.agents import build, list_recipes, resolve
 from crl.agents.fields import ConfigError, FieldValueError, UnknownFieldError
 from crl.agents.recipes import COLUMNS, RECIPES, UnknownRecipeError, flatten, parse
@@ -22,7 +24,7 @@ def difference(a, b):
 
 
 def test_the_list():
-    assert set(list_recipes()) == {"curl-sac", "curl-sac-paper", "rad-sac", "sac", "contrast-sac", "frozen-sac"}
+    assert set(list_recipes()) == {"curl-sac", "curl-sac-paper", "rad-sac", "sac", "contrast-sac", "frozen-sac", "drq-sac"}
     assert all(text and "\n" not in text for text in list_recipes().values())
 
 
@@ -84,6 +86,28 @@ def test_published_values():
     }
     assert {key: flat[key] for key in published} == published
     assert flatten(resolve("curl-sac-paper", "dmc/cheetah_run"))["algorithm.learning_rate"] == 2e-4
+
+
+def test_published_values_of_drq():
+    flat = flatten(resolve("drq-sac", "dmc/cheetah-run"))
+    published = {
+        "algorithm.learning_rate": 1e-3,
+        "algorithm.online_views": 2,
+        "algorithm.target_views": 2,
+        "algorithm.tau": 0.01,
+        "algorithm.encoder_tau": 0.01,
+        "algorithm.ent_coef_learning_rate": None,
+        "algorithm.ent_coef_beta1": 0.9,
+        "algorithm.critic_loss_factor": 1.0,
+        "policy.head": "tanh",
+        "policy.init": "orthogonal",
+        "replay.augment": "random_shift",
+        "replay.pad": 4,
+        "env.kwargs.size": 84,
+        "objective.weight": 0.0,
+    }
+    assert {key: flat[key] for key in published} == published
+    assert "env.kwargs.size" not in flatten(resolve("drq-sac", "toy/reach"))
 
 
 def test_overrides_win_and_strings_are_read_as_the_fields_type():
@@ -202,10 +226,16 @@ def test_built_as_resolved(agent):
 
 
 def test_the_published_crop_is_off_by_one():
-    from crl.agents.build import augmentation
+    from crl.agents.assemble import augmentation
 
     for agent, largest in (("curl-sac-paper", 15), ("curl-sac", 16)):
         config = parse(resolve(agent, "dmc/walker-walk"))
         crop = augmentation(config.replay, config.policy.crop)
         offsets = crop.draw(th.zeros(3000, 1, 100, 100), th.Generator().manual_seed(0))["offsets"]
         assert offsets.min() == 0 and offsets.max() == largest
+
+
+def test_no_module_hides_a_public_name():
+    """Importing crl.agents.build, say, would put a module where the function of that name is looked for."""
+    folder = Path(crl.agents.__file__).parent
+    assert not {path.stem for path in folder.glob("*.py")} & set(crl.agents.__all__)

@@ -80,6 +80,7 @@ def policy_kwargs(fields: PolicyFields) -> dict[str, Any]:
         "features_extractor_class": _ENCODERS[fields.encoder],
         "features_extractor_kwargs": encoder,
         "encoder_gradient": fields.encoder_gradient,
+        "exact_log_prob": fields.exact_log_prob,
         "mlp_init": fields.mlp_init,
         "log_std_bounds": None if fields.log_std_bounds is None else tuple(fields.log_std_bounds),
     }
