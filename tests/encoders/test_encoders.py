@@ -57,7 +57,7 @@ def test_published_initialisations_and_impalas_width():
     assert drq[:, :, 0, 0].count_nonzero() > 0
     assert [cls(image_box(4)).init for cls in (NatureEncoder, RainbowEncoder, ImpalaEncoder)] == ["default"] * 3
     assert ImpalaEncoder(image_box(3, 32), width=2).map_shape == (64, 4, 4)
-    with pytest.raises(ValueError, match="width=0: must be positive"):
+    with pytest.raises(ValueError, match=r"width=0\): must be positive"):
         ImpalaEncoder(image_box(3, 32), width=0)
 
 
