@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crl.acceleration import accelerate
     from crl.augment import (
         CenterCrop,
         ColorJitter,
@@ -54,6 +55,7 @@ _WHERE = {
     "RandomErasing": "crl.augment",
     "RandomRotation": "crl.augment",
     "RandomShift": "crl.augment",
+    "accelerate": "crl.acceleration",
     "load_encoder": "crl.encoders",
     "save_encoder": "crl.encoders",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "RandomRotation",
     "RandomShift",
     "__version__",
+    "accelerate",
     "load_encoder",
     "save_encoder",
 ]

@@ -1,7 +1,7 @@
 """Conv bodies, initialisations and EMA copies: plain torch, no SB3."""
 
 from crl.networks.bodies import impala_body, nature_body, pixel_body, rainbow_body
-from crl.networks.conv_stack import ConvStack
+from crl.networks.conv_stack import ConvStack, run_conv_layers
 from crl.networks.ema import ema_copy, ema_update
 from crl.networks.init import delta_orthogonal_, initialize
 from crl.networks.linear import FastLinear, speed_up_linear
@@ -17,5 +17,6 @@ __all__ = [
     "nature_body",
     "pixel_body",
     "rainbow_body",
+    "run_conv_layers",
     "speed_up_linear",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -46,30 +47,39 @@ class ConvStack(nn.Sequential):
     ``nn.Sequential`` of convolutions, each followed by a ReLU. On CPUs each pair is one call of oneDNN, with the same numbers
     and less memory traffic; elsewhere, and for layers that are no such pairs, it is ``nn.Sequential``. Gradients of gradients
     are not to be had on CPUs.
-
-    :param layers: ``Conv2d, ReLU, Conv2d, ReLU, ...``
     """
-
-    def __init__(self, *layers: Any) -> None:
-        super().__init__(*layers)
-        layers = tuple(self)
-        self._pairs = len(layers) % 2 == 0 and all(map(_is_pair, layers[::2], layers[1::2]))
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """``(batch, channels, height, width)`` float to ``(batch, filters, height', width')``."""
-        half = th.is_autocast_enabled("cpu")
-        plain = not self._pairs or not x.is_cpu or x.dim() != 4 or not len(x) or not (half or x.dtype == th.float32)
-        if plain or not onednn_convolution():
-            return super().forward(x)
-        dtype = th.get_autocast_dtype("cpu") if half else th.float32
-        x = x.to(dtype, memory_format=th.channels_last)
-        operation = _ConvReLU.apply if th.is_grad_enabled() else _conv_relu
-        for conv in tuple(self)[::2]:
-            assert isinstance(conv, nn.Conv2d)
-            weight = conv.weight.to(dtype, memory_format=th.channels_last)
-            bias = None if conv.bias is None else conv.bias.to(dtype)
-            x = operation(x, weight, bias, conv.stride, conv.padding)
+        return run_conv_layers(list(self), x)
+
+
+def run_conv_layers(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
+    """
+    What ``nn.Sequential(*layers)(x)`` is, faster where that can be: see :class:`ConvStack`.
+
+    :param layers: ``Conv2d, ReLU, Conv2d, ReLU, ...``; others run one by one
+    :param x: ``(batch, channels, height, width)`` float
+    """
+    half = th.is_autocast_enabled("cpu")
+    fits = x.is_cpu and x.dim() == 4 and len(x) > 0 and (half or x.dtype == th.float32)
+    if not fits or not onednn_convolution() or not _are_pairs(layers):
+        for layer in layers:
+            x = layer(x)
         return x
+    dtype = th.get_autocast_dtype("cpu") if half else th.float32
+    x = x.to(dtype, memory_format=th.channels_last)
+    operation = _ConvReLU.apply if th.is_grad_enabled() else _conv_relu
+    for conv in layers[::2]:
+        assert isinstance(conv, nn.Conv2d)
+        weight = conv.weight.to(dtype, memory_format=th.channels_last)
+        bias = None if conv.bias is None else conv.bias.to(dtype)
+        x = operation(x, weight, bias, conv.stride, conv.padding)
+    return x
+
+
+def _are_pairs(layers: Sequence[nn.Module]) -> bool:
+    return len(layers) % 2 == 0 and all(map(_is_pair, layers[::2], layers[1::2]))
 
 
 def _is_pair(conv: nn.Module, relu: nn.Module) -> bool:
