@@ -44,9 +44,7 @@ class AlgorithmFields:
     critic_loss_factor: float = setting(1.0, "of the sum of both squared errors (SB3: 0.5)", above=0)
     joint: bool = setting(False, "objective and critic share one pass and one step of the encoder")
     reuse_features: bool = setting(False, "the actor looks at conv features from before the critic's step")
-    online_views: int = setting(
-        1, "views of each observation, over which the critic's loss is summed (DrQ's M)", low=1
-    )
+    online_views: int = setting(1, "views of each observation, over which the critic's loss is summed (DrQ's M)", low=1)
     target_views: int = setting(1, "views of each next observation, over which the target is averaged (DrQ's K)", low=1)
     metrics_interval: int = setting(100, "updates between two looks at gradients and activity", low=1)
 

@@ -219,6 +219,8 @@ class PixelSAC(SAC):
             raise ValueError(
                 f"PixelSAC needs RescaledSACPolicy ('PixelPolicy') or a subclass, not {type(self.policy).__name__}"
             )
+        if isinstance(self.replay_buffer, FrameReplayBuffer):
+            self.replay_buffer.check_model(self)
         if max(self.online_views, self.target_views) > 1 and getattr(self.replay_buffer, "augment", None) is None:
             raise ValueError(
                 f"online_views={self.online_views}, target_views={self.target_views}: several views need a replay buffer that "

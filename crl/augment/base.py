@@ -19,6 +19,9 @@ class ImageAugmentation(ABC):
     a fresh one with a random seed.
     """
 
+    #: whether it only moves pixels about, so that images of any range will do
+    keeps_values: bool = False
+
     def __call__(self, images: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """
         :param images: ``(batch, channels, height, width)``, uint8 or float, 0..255; not changed

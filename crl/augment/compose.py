@@ -23,6 +23,11 @@ class Compose(ImageAugmentation):
             raise ValueError(f"Compose needs at least one augmentation of crl.augment and nothing else, got {augmentations}")
         self.augmentations = augmentations
 
+    @property
+    def keeps_values(self) -> bool:  # type: ignore[override]
+        """Whether all of them do."""
+        return all(item.keeps_values for item in self.augmentations)
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """See :meth:`ImageAugmentation.output_size`."""
         for augmentation in self.augmentations:

@@ -18,6 +18,8 @@ class RandomCrop(ImageAugmentation):
     :raises ValueError: for a size below 1; when called, for images smaller than the window
     """
 
+    keeps_values = True
+
     def __init__(self, size: int, inclusive: bool = True) -> None:
         if size < 1:
             raise ValueError(f"RandomCrop(size={size}): at least 1 pixel")
@@ -54,6 +56,8 @@ class CenterCrop(ImageAugmentation):
     :param size: side of the square window, in pixels
     :raises ValueError: for a size below 1; when called, for images smaller than the window
     """
+
+    keeps_values = True
 
     def __init__(self, size: int) -> None:
         if size < 1:

@@ -15,6 +15,8 @@ class HorizontalFlip(ImageAugmentation):
     :raises ValueError: outside 0..1
     """
 
+    keeps_values = True
+
     def __init__(self, probability: float = 0.5) -> None:
         check_probability("HorizontalFlip", probability)
         self.probability = probability

@@ -17,6 +17,8 @@ class RandomShift(ImageAugmentation):
     :raises ValueError: for a negative pad
     """
 
+    keeps_values = True
+
     def __init__(self, pad: int = 4) -> None:
         if pad < 0:
             raise ValueError(f"RandomShift(pad={pad}): 0 or more pixels")

@@ -186,6 +186,11 @@ class AuxiliaryLossCallback(BaseCallback):
                 "augment=RandomShift(4), or, off-policy, use replay_buffer_class=FrameReplayBuffer and "
                 "replay_buffer_kwargs=dict(augment=RandomShift(4))"
             )
+        if not self.model.policy.normalize_images and not getattr(augment, "keeps_values", True):
+            raise ValueError(
+                f"{augment!r} takes images for 0..255 and the model's are scaled already (normalize_images=False): crops, "
+                "shifts and flips work on any range; for others let SB3 scale uint8 images"
+            )
         # One image through augmentation and encoder: a size that does not fit must be found now, not at the first update
         device = self.model.device
         with th.no_grad():

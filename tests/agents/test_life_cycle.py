@@ -195,6 +195,8 @@ def test_further_learn_goes_on():
         (dict(balance=1.0, joint=False), "only with joint"),
         (dict(objective=CURL(), replay_buffer_kwargs=dict(n_stack=3)), "nothing augments"),
         (dict(objective=CURL(), policy_kwargs=dict(encoder_gradient="actor")), "joint=False"),
+        (dict(gamma=0.9, replay_buffer_kwargs=dict(n_stack=3, augment=RandomCrop(CROP), n_steps=3)), "gamma"),
+        (dict(replay_buffer_kwargs=dict(n_stack=3, augment=RandomCrop(CROP - 2))), "crop both"),
         (dict(objective=CURL(augment=RandomCrop(CROP)), replay_buffer_kwargs=dict(n_stack=3)), None),
     ],
 )

@@ -7,7 +7,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from crl.augment import RandomCrop, RandomShift
+from crl.augment import Compose, HorizontalFlip, Intensity, RandomCrop, RandomShift
 from crl.callbacks import AuxiliaryLossCallback
 from crl.encoders import PixelEncoder, load_encoder, save_encoder
 from crl.objectives import CURL
@@ -93,6 +93,28 @@ def test_float_images():
 
     with pytest.raises(ValueError, match="uint8 images in 0..255"):
         SAC(PixelSACPolicy, Floats(), buffer_size=10)
+
+
+def test_scaled_images_and_augmentations_that_want_0_to_255():
+    class Scaled(FakeImages):
+        def __init__(self):
+            super().__init__(BOX)
+            self.observation_space = spaces.Box(-1, 1, (6, 20, 20), np.float32)
+
+        def _observe(self):
+            return super()._observe().astype(np.float32) / 127.5 - 1
+
+    encoder = dict(filters=4, layers=2, normalized_image=True)
+    model = SAC(
+        PixelSACPolicy,
+        Scaled(),
+        buffer_size=50,
+        learning_starts=10,
+        batch_size=8,
+        policy_kwargs=dict(normalize_images=False, features_extractor_kwargs=encoder),
+    )
+    refuses(model, "0..255", objective=CURL(augment=Compose([SHIFT, Intensity()])))
+    model.learn(24, callback=AuxiliaryLossCallback(CURL(augment=Compose([SHIFT, HorizontalFlip()]))))
 
 
 def test_stack_of_gymnasium():
