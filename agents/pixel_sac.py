@@ -15,10 +15,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import nn
 
 from crl.agents.batches import ObjectiveData, PixelBatch, draw_batch
-from crl.agents.encoder_report import activity_report, encoder_gradients, gradient_report
-from crl.agents.network_input import LeanEncoder, network_input
+from crl.agents.encoder_report import encoder_gradients, gradient_report
+from crl.agents.network_input import LeanEncoder
+from crl.agents.pixel_agent import PixelAgent, all_q, min_q
 from crl.agents.rescaled_policy import RescaledSACActor, RescaledSACPolicy
-from crl.agents.running_means import RunningMeans
 from crl.callbacks.attachment import isolated_random
 from crl.contract import Metrics, Objective, Spaces
 from crl.encoders import BodyHeadEncoder, check_image_space
@@ -27,10 +27,10 @@ from crl.policies import PixelCritic
 from crl.replay import FrameReplayBuffer
 
 #: updates between two looks at both gradients, where their ratio is to be balanced
-BALANCE_PERIOD = 10
+BALANCE_PERIOD = 25
 
 
-class PixelSAC(SAC):
+class PixelSAC(PixelAgent, SAC):
     """
     SAC (Haarnoja et al. 2018, arXiv:1812.05905) on one pixel encoder, and an objective that trains it too.
 
@@ -87,7 +87,7 @@ class PixelSAC(SAC):
     :param objective_weight: factor of the objective's loss in the joint sum; of the encoder's learning rate in its own steps
         (Adam would undo a factor of the loss). 0: no objective.
     :param balance: ``joint=True`` only: scales the objective so that its gradient on the encoder has this multiple of the
-        critic's norm (running means, measured every 10 updates), times ``objective_weight``. None: plain weight.
+        critic's norm (running means, measured every 25 updates), times ``objective_weight``. None: plain weight.
     :param joint: see above
     :param objective_learning_rate: of the objective's heads, and of its own steps on the encoder; None takes
         ``learning_rate``
@@ -215,12 +215,6 @@ class PixelSAC(SAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        if not isinstance(self.policy, RescaledSACPolicy):
-            raise ValueError(
-                f"PixelSAC needs RescaledSACPolicy ('PixelPolicy') or a subclass, not {type(self.policy).__name__}"
-            )
-        if isinstance(self.replay_buffer, FrameReplayBuffer):
-            self.replay_buffer.check_model(self)
         if max(self.online_views, self.target_views) > 1 and getattr(self.replay_buffer, "augment", None) is None:
             raise ValueError(
                 f"online_views={self.online_views}, target_views={self.target_views}: several views need a replay buffer that "
@@ -230,7 +224,6 @@ class PixelSAC(SAC):
             assert self.log_ent_coef is not None
             rate = self.lr_schedule(1) if self.ent_coef_learning_rate is None else self.ent_coef_learning_rate
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=rate, betas=(self.ent_coef_beta1, 0.999))
-        self._means = RunningMeans()
         #: running means of the encoder gradients' norms, critic's and objective's, for ``balance``
         self.gradient_norms = th.zeros(2, device=self.device)
         if self.objective_blueprint is not None and self.objective_weight > 0:
@@ -261,11 +254,6 @@ class PixelSAC(SAC):
             self.encoder_optimizer = th.optim.Adam([encoder])
         #: of the heads, and in steps of their own the second Adam of the encoder
         self.objective_optimizer = th.optim.Adam(groups, lr=rate) if groups else None
-
-    @property
-    def encoder(self) -> BodyHeadEncoder:
-        """The one encoder, the critic's."""
-        return self.policy.encoder
 
     @property
     def target_encoder(self) -> BodyHeadEncoder:
@@ -318,9 +306,7 @@ class PixelSAC(SAC):
                 self._target_step()
             if self.objective is not None and not self.joint:
                 self._objective_step(batch)
-            self._n_updates += 1
-            if self._n_updates % self.metrics_interval == 0:
-                self.record_metrics()
+            self._end_update()
 
     def _critic_step(self, batch: PixelBatch, feature_map: th.Tensor, alpha: th.Tensor) -> None:
         """One step of critic and encoder, with the objective in ``joint`` updates."""
@@ -328,7 +314,7 @@ class PixelSAC(SAC):
         own_map = feature_map if self.encoder_gradient == "critic" else feature_map.detach()
         features = self.encoder.forward_head(own_map)
         q_input = th.cat([features, batch.actions.repeat(self.online_views, 1)], dim=1)
-        q_values = th.stack([q_network(q_input) for q_network in self.critic.q_networks])
+        q_values = all_q(self.critic, q_input)
         targets = targets.repeat(self.online_views, 1)
         # a mean over all views, where the sum of each view's mean is asked for
         loss = self.critic_loss_factor * self.online_views * th.stack([F.mse_loss(q, targets) for q in q_values]).sum()
@@ -353,8 +339,7 @@ class PixelSAC(SAC):
             self._after_objective_step()
         self._means.add({"train/critic_loss": loss, "train/q_mean": q_values.mean()})
         if self._looks:
-            q_network = self.critic.q_networks[0]
-            self._means.add(activity_report(features.detach(), feature_map.detach(), q_network, q_input.detach()))
+            self._report_activity(features, feature_map, q_input)
 
     @th.no_grad()
     def _target_values(self, batch: PixelBatch, alpha: th.Tensor) -> th.Tensor:
@@ -366,26 +351,15 @@ class PixelSAC(SAC):
         online_map = self.encoder.forward_body(images)
         actions, log_prob = self.actor.sample(online_map)
         target_map = online_map if self._target_body_is_online else self.target_encoder.forward_body(images)
-        q_input = th.cat([self.target_encoder.forward_head(target_map), actions], dim=1)
-        next_q = th.stack([q_network(q_input) for q_network in self.critic_target.q_networks]).amin(dim=0)
+        next_q = min_q(self.critic_target, self.target_encoder.forward_head(target_map), actions)
         value = (next_q - alpha * log_prob).view(self.target_views, -1, 1).mean(dim=0)
         return batch.rewards + (1.0 - batch.dones) * batch.discounts * value
 
     def _actor_step(self, sample: tuple[th.Tensor, th.Tensor], feature_map: th.Tensor, alpha: th.Tensor) -> None:
         """One step of the actor on Q values of the critic as it is now."""
         actions, log_prob = sample
-        with th.no_grad():
-            features = self.encoder.forward_head(feature_map)
-        q_input = th.cat([features, actions], dim=1)
-        q_min = th.stack([q_network(q_input) for q_network in self.critic.q_networks]).amin(dim=0)
-        loss = (alpha * log_prob - q_min).mean()
-        # grad() and not backward(): gradients of the Q networks would be worked out for nobody
-        parameters = [p for group in self.actor.optimizer.param_groups for p in group["params"]]
-        for parameter, gradient in zip(parameters, th.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        self.actor.optimizer.step()
-        self.actor.optimizer.zero_grad()
-        self._means.add({"train/actor_loss": loss, "train/entropy": -log_prob.mean()})
+        self._step_actor((alpha * log_prob - self._value(feature_map, actions)).mean())
+        self._means.add({"train/entropy": -log_prob.mean()})
 
     def _alpha_step(self, log_prob: th.Tensor) -> None:
         """One step of the temperature, where it is learned."""
@@ -422,9 +396,6 @@ class PixelSAC(SAC):
         self._after_objective_step()
 
     # ---- parts of it
-
-    def _network_input(self, images: th.Tensor) -> th.Tensor:
-        return network_input(images, self.encoder, self.policy.normalize_images)
 
     def _sample(self, feature_map: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Actions and log-probabilities with a graph to the actor, and to the body only where the actor moves it."""
@@ -477,11 +448,6 @@ class PixelSAC(SAC):
 
     # ---- logging
 
-    @property
-    def _looks(self) -> bool:
-        """Whether this update looks closer at gradients and activity."""
-        return self._n_updates % self.metrics_interval == 0
-
     def _compare_gradients(self, loss: th.Tensor, contrast: th.Tensor | None) -> None:
         """Gradients of both losses on the encoder, each by itself; they change nothing but the balance."""
         parameters: list[nn.Parameter] = list(self.encoder.parameters())
@@ -500,26 +466,10 @@ class PixelSAC(SAC):
         assert self.objective is not None
         self._means.add({f"repr/{self.objective.name}_{key}": value for key, value in metrics.items()})
 
-    def record_metrics(self) -> None:
-        """
-        Hand the means of all updates since the last time to the logger.
-
-        :raises FloatingPointError: when one of them is no finite number
-        """
-        for key, value in self._means.flush().items():
-            self.logger.record_mean(key, value)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/replay_ratio", self._n_updates / max(self.num_timesteps, 1))
-
-    def dump_logs(self) -> None:
-        """See SB3; what the last updates measured is included."""
-        self.record_metrics()
-        super().dump_logs()
-
     # ---- saving
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["objective", "objective_optimizer", "encoder_optimizer", "_objective_data", "_means", "_rl_gradients"]
+        own = ["objective", "objective_optimizer", "encoder_optimizer", "_objective_data", "_rl_gradients"]
         return [*super()._excluded_save_params(), *own]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
