@@ -90,6 +90,8 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
     :param precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the hardware is fast at it): of the body alone. Heads
         and everything after stay fp32.
     :param normalized_image: True when observations are scaled already (policies with ``normalize_images=False``)
+    :param pixel_offset: taken off the scaled pixels before the body: 0.5 in DrQ-v2, whose encoder sees ``x / 255 - 0.5``. It
+        is no weight: a saved encoder has to be loaded into one with the same offset.
     :raises ValueError: for a space that is no channels-first image, or images too small for the body
     """
 
@@ -110,6 +112,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         init: str | None = None,
         precision: str = "fp32",
         normalized_image: bool = False,
+        pixel_offset: float = 0.0,
     ) -> None:
         name = type(self).__name__
         check_image_space(observation_space, normalized_image, who=name)
@@ -130,6 +133,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         self.explicit_init = init
         resolve_precision(precision, "cpu")  # a wrong name must fail here, not at the first forward pass
         self.precision = precision
+        self.pixel_offset = pixel_offset
         self._body = body(channels)
         self._pool = nn.Identity() if pool_size is None else nn.AdaptiveAvgPool2d(pool_size)
         with th.no_grad():
@@ -166,6 +170,11 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         """The conv body: the part that policies share and route gradients to."""
         return self._body
 
+    @property
+    def head(self) -> nn.Module:
+        """What follows the body (and the pooling, which has no weights)."""
+        return self._head
+
     def make_head(self) -> EncoderHead:
         """A new, freshly initialised head for the same body (an actor's own)."""
         head = copy.deepcopy(self._head)
@@ -184,6 +193,8 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         """
         if images.shape[-2:] != self.input_size:
             images = self._centre_crop(images)
+        if self.pixel_offset:
+            images = images - self.pixel_offset  # not in place: the images are the caller's
         precision = resolve_precision(self.precision, images.device)
         if precision == "fp32":
             return self._body(images)
