@@ -28,11 +28,12 @@ EncoderGradient = Literal["critic", "actor", "objective"]
 ROUTES = ("critic", "actor", "objective")
 
 
-class _ActorOnSharedBody:
+class OnSharedBody:
     """
-    Makes an SB3 actor look at the critic's conv body through its own head, which is its ``features_extractor``.
+    Makes an SB3 actor (or target critic) look at the critic's conv body through its own head, which is its
+    ``features_extractor``.
 
-    The body is no sub-module: the actor's optimiser, state dict and EMA must not hold the critic's convolutions.
+    The body is no sub-module: the optimiser, state dict and EMA of its guests must not hold the critic's convolutions.
     """
 
     observation_space: spaces.Space
@@ -43,12 +44,13 @@ class _ActorOnSharedBody:
     def share_body(self, encoder: BodyHeadEncoder, moves_body: bool) -> None:
         """
         :param encoder: owner of the body
-        :param moves_body: whether the actor's loss may reach it
+        :param moves_body: whether the guest's loss may reach it
         """
         self._shared = (encoder,)
         self._moves_body = moves_body
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """See SB3; ``(batch, features_dim)`` of the own head."""
         images = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
         assert isinstance(images, th.Tensor)
         with th.set_grad_enabled(th.is_grad_enabled() and self._moves_body):
@@ -56,11 +58,11 @@ class _ActorOnSharedBody:
         return features_extractor(feature_map)
 
 
-class PixelSACActor(_ActorOnSharedBody, SACActor):
+class PixelSACActor(OnSharedBody, SACActor):
     """SB3's SAC actor on the critic's conv body."""
 
 
-class PixelTD3Actor(_ActorOnSharedBody, TD3Actor):
+class PixelTD3Actor(OnSharedBody, TD3Actor):
     """SB3's TD3 actor on the critic's conv body."""
 
 
