@@ -13,7 +13,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from stable_baselines3.sac.policies import Actor as SACActor
 
 from crl.agents.squashed_gaussian import squashed_sample
-from crl.networks import initialize, speed_up_linear
+from crl.networks import initialize
 from crl.policies import PixelSACActor, PixelSACPolicy
 
 Bounds = tuple[float, float]
@@ -96,10 +96,6 @@ class RescaledSACPolicy(PixelSACPolicy):
         self._exact_log_prob = exact_log_prob
         self._mlp_init = mlp_init
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
-        speed_up_linear(self)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
         """An actor with a new head on the critic's body."""

@@ -23,6 +23,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from crl.encoders import BodyHeadEncoder, PixelEncoder
+from crl.networks import speed_up_linear
 
 EncoderGradient = Literal["critic", "actor", "objective"]
 ROUTES = ("critic", "actor", "objective")
@@ -144,10 +145,11 @@ class _OneEncoder:
         return critic.to(self.device)  # type: ignore[attr-defined]
 
     def _make_optimizers(self, learning_rate: float) -> None:
-        """One for the actor, one for the critic; the conv body belongs to whoever moves it."""
+        """One for the actor, one for the critic; the conv body belongs to whoever moves it. Ends the building."""
         parameters = split_parameters(self.actor, self.critic, self._encoder_gradient)
         for network, own in zip((self.actor, self.critic), parameters, strict=True):
             network.optimizer = self.optimizer_class(own, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+        speed_up_linear(self)  # type: ignore[arg-type]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]

@@ -3,11 +3,13 @@
 from crl.networks.bodies import impala_body, nature_body, pixel_body, rainbow_body
 from crl.networks.conv_stack import ConvStack, run_conv_layers
 from crl.networks.ema import ema_copy, ema_update
+from crl.networks.flops import ConvolutionCounter
 from crl.networks.init import delta_orthogonal_, initialize
 from crl.networks.linear import FastLinear, speed_up_linear
 
 __all__ = [
     "ConvStack",
+    "ConvolutionCounter",
     "FastLinear",
     "delta_orthogonal_",
     "ema_copy",

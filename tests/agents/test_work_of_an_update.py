@@ -1,0 +1,92 @@
+"""What an update computes, counted: guards of its speed that do not depend on a machine."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from crl.agents import build, resolve
+from crl.networks import ConvolutionCounter
+
+from ..fakes import FakeImages
+
+BATCH = 4
+#: multiplications of the four convolutions on one 9x84x84 image: 41^2*32*81 + (39^2 + 37^2 + 35^2)*32*288
+MACS = 41**2 * 32 * 81 + (39**2 + 37**2 + 35**2) * 32 * 288
+#: of them with respect to images: none for the first layer
+MACS_OF_INPUTS = (39**2 + 37**2 + 35**2) * 32 * 288
+
+#: images through the body, forward and backward, in two updates (the first one with actor and targets)
+PASSES = {
+    # observations; next observations through online and target body; the objective's keys
+    "curl-sac": (8, 2),
+    # + the actor's own pass after the critic's step, + the anchor's own pass, forward and backward
+    "curl-sac-paper": (2 * 5 + 1, 4),
+    "rad-sac": (6, 2),
+    "contrast-sac": (8, 2),
+    # nobody moves the body: online and target agree, and one pass of next observations does for both
+    "frozen-sac": (4, 0),
+    # two views each, and the actor's pass over the first one
+    "drq-sac": (2 * 6 + 1, 4),
+}
+
+
+@pytest.fixture(scope="module")
+def agents():
+    made = {}
+
+    def make(name):
+        if name not in made:
+            th.set_num_threads(1)
+            small = {"algorithm.batch_size": BATCH, "algorithm.buffer_size": 60, "algorithm.learning_starts": 1000}
+            small |= {"policy.net_arch": "8", "policy.precision": "fp32", "algorithm.metrics_interval": 50}
+            config = resolve(name, "dmc/walker-walk", {**small, "objective.balance": None})
+            size = config["env"]["kwargs"]["size"]
+            env = DummyVecEnv([lambda: FakeImages(spaces.Box(-1, 1, (2,), np.float32), (9, size, size), length=30)])
+            made[name], _ = build(config, env, seed=0, device="cpu")
+            made[name].learn(50)
+            made[name].set_logger(Logger(None, []))
+            made[name].train(2, BATCH)  # past the first look at gradients
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_passes_and_flops(agents, name):
+    model = agents(name)
+    with ConvolutionCounter() as count:
+        model.train(2, BATCH)
+    forward, backward = PASSES[name]
+    assert count.images.get(("forward", 9, 84, 84), 0) == forward * BATCH
+    assert count.images.get(("backward", 9, 84, 84), 0) == backward * BATCH
+    assert count.flops == 2 * BATCH * (forward * MACS + backward * (MACS + MACS_OF_INPUTS))
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of new results."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, th.Tensor)}
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, th.Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                self.bytes += tensor.untyped_storage().nbytes()
+        return out
+
+
+@pytest.mark.parametrize(("name", "bound"), [("curl-sac", 25), ("rad-sac", 19), ("drq-sac", 40)])
+def test_memory_that_an_update_asks_for(agents, name, bound):
+    """In multiples of what one forward pass over the batch writes, about twice (ReLUs) at present."""
+    model = agents(name)
+    with Allocations() as count:
+        model.train(2, BATCH)
+    one_pass = 4 * 32 * (41**2 + 39**2 + 37**2 + 35**2) * BATCH
+    assert count.bytes / one_pass < bound
