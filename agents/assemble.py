@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from crl.agents.drqv2 import DrQv2
 from crl.agents.pixel_sac import PixelSAC
 from crl.augment import RandomCrop, RandomShift
 from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder
@@ -17,7 +18,9 @@ from crl.replay import FrameReplayBuffer
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-    from crl.agents.config import ObjectiveFields, PolicyFields, ReplayFields, SACConfig
+    from crl.agents.config import EncoderFields, ReplayFields
+    from crl.agents.drqv2_family import DrQv2Config
+    from crl.agents.sac_family import ObjectiveFields, PolicyFields, SACConfig
     from crl.contract import Augmentation, Objective
 
 _ENCODERS = {"pixel": PixelEncoder, "nature": NatureEncoder, "rainbow": RainbowEncoder, "impala": ImpalaEncoder}
@@ -27,18 +30,13 @@ def build_pixel_sac(
     config: SACConfig, env: VecEnv, seed: int, device: str, tensorboard_log: str | None, verbose: int
 ) -> tuple[BaseAlgorithm, list[BaseCallback]]:
     """See :func:`crl.agents.recipes.build`."""
-    replay = config.replay
     ent_coef: str | float = config.algorithm.ent_coef
     algorithm: dict[str, Any] = {**asdict(config.algorithm), "ent_coef": _number_or_auto(str(ent_coef))}
     model = PixelSAC(
         "PixelPolicy",
         env,
         replay_buffer_class=FrameReplayBuffer,
-        replay_buffer_kwargs={
-            "augment": augmentation(replay, config.policy.crop),
-            "n_stack": replay.n_stack,
-            "folder": replay.folder,
-        },
+        replay_buffer_kwargs=replay_buffer_kwargs(config.replay, config.policy.crop),
         objective=_objective(config.objective),
         objective_weight=config.objective.weight,
         balance=config.objective.balance if config.algorithm.joint else None,
@@ -49,6 +47,26 @@ def build_pixel_sac(
         tensorboard_log=tensorboard_log,
         verbose=verbose,
         **algorithm,
+    )
+    return model, []
+
+
+def build_drqv2(
+    config: DrQv2Config, env: VecEnv, seed: int, device: str, tensorboard_log: str | None, verbose: int
+) -> tuple[BaseAlgorithm, list[BaseCallback]]:
+    """See :func:`crl.agents.recipes.build`."""
+    policy = encoder_policy_kwargs(config.policy)
+    policy["features_extractor_kwargs"]["pixel_offset"] = config.policy.pixel_offset
+    model = DrQv2(
+        "PixelPolicy",
+        env,
+        replay_buffer_kwargs=replay_buffer_kwargs(config.replay, config.policy.crop),
+        policy_kwargs=policy,
+        seed=seed,
+        device=device,
+        tensorboard_log=tensorboard_log,
+        verbose=verbose,
+        **asdict(config.algorithm),
     )
     return model, []
 
@@ -65,12 +83,27 @@ def augmentation(replay: ReplayFields, crop: int | None) -> Augmentation | None:
     return RandomShift(replay.pad) if replay.augment == "random_shift" else None
 
 
+def replay_buffer_kwargs(replay: ReplayFields, crop: int | None) -> dict[str, Any]:
+    """Arguments of the replay buffer."""
+    return {"augment": augmentation(replay, crop), "n_stack": replay.n_stack, "folder": replay.folder}
+
+
 def _objective(fields: ObjectiveFields) -> Objective | None:
     return None if fields.weight == 0 else CURL(keys=fields.keys)
 
 
 def policy_kwargs(fields: PolicyFields) -> dict[str, Any]:
-    """Arguments of the policy and, inside, of its encoder."""
+    """Arguments of SAC's policy and, inside, of its encoder."""
+    return {
+        **encoder_policy_kwargs(fields),
+        "encoder_gradient": fields.encoder_gradient,
+        "exact_log_prob": fields.exact_log_prob,
+        "log_std_bounds": None if fields.log_std_bounds is None else tuple(fields.log_std_bounds),
+    }
+
+
+def encoder_policy_kwargs(fields: EncoderFields) -> dict[str, Any]:
+    """Arguments that the policies of all families take and, inside, of their encoder."""
     names = ("filters", "layers", "features_dim", "head", "pool_size", "init", "crop", "precision")
     encoder = {name: getattr(fields, name) for name in names}
     if fields.encoder != "pixel":
@@ -79,8 +112,5 @@ def policy_kwargs(fields: PolicyFields) -> dict[str, Any]:
         "net_arch": list(fields.net_arch),
         "features_extractor_class": _ENCODERS[fields.encoder],
         "features_extractor_kwargs": encoder,
-        "encoder_gradient": fields.encoder_gradient,
-        "exact_log_prob": fields.exact_log_prob,
         "mlp_init": fields.mlp_init,
-        "log_std_bounds": None if fields.log_std_bounds is None else tuple(fields.log_std_bounds),
     }

@@ -1,16 +1,16 @@
 """
-The fields of a SAC-from-pixels agent, with CURL's published values as defaults. No torch in here: a wrong value is answered
-before anything heavy is imported.
+Groups of fields that the configurations of several families of agents have, and what is checked of them together. No torch in
+here: a wrong value is answered before anything heavy is imported.
 """
 
 # ruff: noqa: RUF009  (setting() returns a dataclass field)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from crl.agents.fields import setting
+from crl.agents.fields import FieldValueError, setting
 
 
 @dataclass
@@ -22,39 +22,10 @@ class EnvFields:
 
 
 @dataclass
-class AlgorithmFields:
-    """Arguments of :class:`crl.agents.PixelSAC`."""
-
-    learning_rate: float = setting(1e-3, "of actor, critic and encoder", above=0)
-    batch_size: int = setting(512, "transitions of an update", low=2)
-    buffer_size: int = setting(100_000, "transitions kept", low=2)
-    learning_starts: int = setting(1000, "random agent steps before the first update", low=0)
-    train_freq: int = setting(1, "agent steps between two lots of updates", low=1)
-    gradient_steps: int = setting(1, "updates in a lot", low=1)
-    gamma: float = setting(0.99, "discount", low=0, high=1)
-    tau: float = setting(0.01, "EMA rate of the target Q networks", low=0, high=1)
-    encoder_tau: float = setting(0.05, "EMA rate of the target encoder", low=0, high=1)
-    actor_period: int = setting(2, "updates between two of actor and temperature", low=1)
-    target_period: int = setting(2, "updates between two EMA steps", low=1)
-    ent_coef: str = setting("auto_0.1", "entropy temperature: 'auto_<start>' learns it, a number fixes it")
-    ent_coef_learning_rate: float | None = setting(1e-4, "of the temperature; none: learning_rate", above=0)
-    ent_coef_beta1: float = setting(0.5, "first beta of the temperature's Adam", low=0, high=0.9999)
-    ent_coef_loss: Literal["alpha", "log_alpha"] = setting("alpha", "what the temperature's loss multiplies (SB3: log_alpha)")
-    critic_before_actor: bool = setting(True, "false: SB3's order")
-    critic_loss_factor: float = setting(1.0, "of the sum of both squared errors (SB3: 0.5)", above=0)
-    joint: bool = setting(False, "objective and critic share one pass and one step of the encoder")
-    reuse_features: bool = setting(False, "the actor looks at conv features from before the critic's step")
-    online_views: int = setting(1, "views of each observation, over which the critic's loss is summed (DrQ's M)", low=1)
-    target_views: int = setting(1, "views of each next observation, over which the target is averaged (DrQ's K)", low=1)
-    metrics_interval: int = setting(100, "updates between two looks at gradients and activity", low=1)
-
-
-@dataclass
-class PolicyFields:
-    """Networks."""
+class EncoderFields:
+    """The encoder, and the layers after it."""
 
     encoder: Literal["pixel", "nature", "rainbow", "impala"] = setting("pixel", "kind of conv body")
-    encoder_gradient: Literal["critic", "actor", "objective"] = setting("critic", "whose gradient moves the conv body")
     filters: int | None = setting(32, "of every layer of the pixel encoder; none for the others", low=1)
     layers: int | None = setting(4, "convolutions of the pixel encoder; none for the others", low=1)
     features_dim: int = setting(50, "width of the encoder's output", low=1)
@@ -65,8 +36,6 @@ class PolicyFields:
     precision: Literal["fp32", "bf16", "auto"] = setting("fp32", "of the conv body")
     net_arch: list[int] = setting([1024, 1024], "hidden layers of actor and critic", low=1)
     mlp_init: Literal["orthogonal", "default"] = setting("orthogonal", "of the hidden layers")
-    log_std_bounds: tuple[float, float] | None = setting((-10.0, 2.0), "tanh-rescaled to; none: clamped as SB3 does")
-    exact_log_prob: bool = setting(False, "of squashed actions, without the 1e-6 of SB3 and CURL")
 
 
 @dataclass
@@ -83,17 +52,6 @@ class ReplayFields:
 
 
 @dataclass
-class ObjectiveFields:
-    """What moves the encoder besides the critic."""
-
-    name: Literal["curl"] = setting("curl", "kind of objective")
-    weight: float = setting(1.0, "of its loss; 0 leaves it out", low=0)
-    balance: float | None = setting(None, "ratio of its encoder gradient's norm to the critic's; joint only", above=0)
-    learning_rate: float | None = setting(None, "of its heads and own steps; none: algorithm.learning_rate", above=0)
-    keys: Literal["target", "own", "online"] = setting("target", "where CURL's keys come from")
-
-
-@dataclass
 class TrainFields:
     """The run around the agent; read by crl.runs, not by the agent."""
 
@@ -104,14 +62,31 @@ class TrainFields:
     eval_episodes: int = setting(10, "episodes of one evaluation", low=1)
 
 
-@dataclass
-class SACConfig:
-    """All of it."""
+def check_images(env: EnvFields, policy: EncoderFields, replay: ReplayFields) -> None:
+    """
+    Sizes and stacks of images, and what makes views of them.
 
-    agent: str = setting("", "recipe")
-    env: EnvFields = field(default_factory=EnvFields)
-    algorithm: AlgorithmFields = field(default_factory=AlgorithmFields)
-    policy: PolicyFields = field(default_factory=PolicyFields)
-    replay: ReplayFields = field(default_factory=ReplayFields)
-    objective: ObjectiveFields = field(default_factory=ObjectiveFields)
-    train: TrainFields = field(default_factory=TrainFields)
+    :raises FieldValueError: says which fields are wrong together
+    """
+    size = env.kwargs.get("size")
+    if replay.augment == "random_crop" and policy.crop is None:
+        raise FieldValueError("replay.augment=random_crop needs policy.crop, the size to crop to")
+    if size is not None and policy.crop is not None:
+        largest = size - 1 if replay.augment == "random_crop" and not replay.crop_inclusive else size
+        if policy.crop > largest:
+            raise FieldValueError(f"policy.crop={policy.crop} is too large for images of {size}x{size}: at most {largest}")
+    n_stack = env.kwargs.get("n_stack", replay.n_stack)
+    if n_stack != replay.n_stack:
+        raise FieldValueError(f"env.kwargs.n_stack={n_stack} and replay.n_stack={replay.n_stack}: set both alike")
+    if policy.encoder != "pixel" and (policy.filters is not None or policy.layers is not None):
+        raise FieldValueError(
+            f"policy.encoder={policy.encoder} has a fixed body: set policy.filters=none and policy.layers=none"
+        )
+
+
+def check_buffer(batch_size: int, buffer_size: int) -> None:
+    """
+    :raises FieldValueError: when a batch is larger than the replay buffer
+    """
+    if batch_size > buffer_size:
+        raise FieldValueError(f"algorithm.batch_size={batch_size} is larger than algorithm.buffer_size={buffer_size}")

@@ -217,7 +217,7 @@ def test_noise_of_updates():
 
 
 def test_exploration():
-    """Uniform at first, whatever sigma is; then around the actor's action, with sigma of the schedule and not clipped at 0.3."""
+    """Uniform at first, whatever sigma is; then around the actor's action, with the schedule's sigma, not clipped at 0.3."""
     model = make(learning_starts=50, std_start=0.4, std_end=0.2, std_steps=100)
     model._setup_learn(1)
     with th.no_grad():

@@ -11,7 +11,7 @@ import yaml
 import crl.agents
 from crl.agents import build, list_recipes, resolve
 from crl.agents.fields import ConfigError, FieldValueError, UnknownFieldError
-from crl.agents.recipes import COLUMNS, RECIPES, UnknownRecipeError, flatten, parse
+from crl.agents.recipes import RECIPES, UnknownRecipeError, family_of, flatten, parse
 from crl.envs import make_vec_env
 
 ENVS = ["dmc/cartpole-swingup", "dmc/cheetah-run", "toy/reach", "gym/Pendulum-v1", "Anything-v0"]
@@ -24,7 +24,8 @@ def difference(a, b):
 
 
 def test_the_list():
-    assert set(list_recipes()) == {"curl-sac", "curl-sac-paper", "rad-sac", "sac", "contrast-sac", "frozen-sac", "drq-sac"}
+    of_sac = {"curl-sac", "curl-sac-paper", "rad-sac", "sac", "contrast-sac", "frozen-sac", "drq-sac"}
+    assert set(list_recipes()) == of_sac | {"drqv2", "drqv2-paper"}
     assert all(text and "\n" not in text for text in list_recipes().values())
 
 
@@ -48,8 +49,9 @@ def test_frozen_is_random_and_nothing_else():
 
 def test_columns_are_the_only_difference_of_the_published_recipe():
     for env_id in ENVS[:2]:
-        found = difference(resolve("curl-sac", env_id), resolve("curl-sac-paper", env_id))
-        assert found == set(COLUMNS)
+        for agent in ("curl-sac", "drqv2"):
+            found = difference(resolve(agent, env_id), resolve(f"{agent}-paper", env_id))
+            assert found == set(family_of(agent).columns)
 
 
 def test_published_values():
@@ -110,11 +112,80 @@ def test_published_values_of_drq():
     assert "env.kwargs.size" not in flatten(resolve("drq-sac", "toy/reach"))
 
 
+def test_published_values_of_drqv2():
+    flat = flatten(resolve("drqv2-paper", "dmc/cheetah-run"))
+    published = {
+        "algorithm.learning_rate": 1e-4,
+        "algorithm.batch_size": 256,
+        "algorithm.buffer_size": 1_000_000,
+        "algorithm.learning_starts": 2000,
+        "algorithm.train_freq": 2,
+        "algorithm.gradient_steps": 1,
+        "algorithm.gamma": 0.99,
+        "algorithm.tau": 0.01,
+        "algorithm.n_steps": 3,
+        "algorithm.std_start": 1.0,
+        "algorithm.std_end": 0.1,
+        "algorithm.std_steps": 500_000,
+        "algorithm.noise_clip": 0.3,
+        "policy.head": "tanh",
+        "policy.init": "orthogonal",
+        "policy.pixel_offset": 0.5,
+        "policy.features_dim": 50,
+        "policy.net_arch": [1024, 1024],
+        "policy.crop": None,
+        "policy.precision": "fp32",
+        "replay.augment": "random_shift",
+        "replay.pad": 4,
+        "replay.n_stack": 3,
+        "env.kwargs.size": 84,
+        "env.kwargs.action_repeat": 2,
+        "train.env_steps": 3_100_000,
+    }
+    assert {key: flat[key] for key in published} == published
+
+
+@pytest.mark.parametrize(
+    ("env_id", "changed"),
+    [
+        ("dmc/hopper-hop", {}),
+        ("dmc/swimmer-swimmer6", {}),
+        ("dmc/ball_in_cup-catch", {"algorithm.std_steps": 100_000, "train.env_steps": 1_100_000}),
+        ("dmc/cartpole-balance_sparse", {"algorithm.std_steps": 100_000, "train.env_steps": 1_100_000}),
+        ("dmc/cartpole-swingup_sparse", {}),
+        ("dmc/walker-run", {"algorithm.batch_size": 512, "algorithm.n_steps": 1}),
+        (
+            "dmc/walker-walk",
+            {
+                "algorithm.std_steps": 100_000,
+                "train.env_steps": 1_100_000,
+                "algorithm.batch_size": 512,
+                "algorithm.n_steps": 1,
+            },
+        ),
+        (
+            "dmc/humanoid-run",
+            {
+                "algorithm.std_steps": 2_000_000,
+                "train.env_steps": 30_100_000,
+                "algorithm.learning_rate": 8e-5,
+                "policy.features_dim": 100,
+            },
+        ),
+        ("dmc/quadruped-run", {"algorithm.buffer_size": 100_000}),
+    ],
+)
+def test_tasks_of_drqv2(env_id, changed):
+    medium, flat = flatten(resolve("drqv2-paper", "dmc/cheetah-run")), flatten(resolve("drqv2-paper", env_id))
+    assert {key: value for key, value in flat.items() if value != medium[key]} == {"env.id": env_id, **changed}
+
+
 def test_overrides_win_and_strings_are_read_as_the_fields_type():
     overrides = {
         "objective.weight": "0.5",
         "algorithm.buffer_size": "1e4",
         "algorithm.joint": "false",
+        "objective.balance": "none",
         "policy.net_arch": "256, 128",
         "policy.log_std_bounds": "none",
         "policy.pool_size": "2",
@@ -122,7 +193,7 @@ def test_overrides_win_and_strings_are_read_as_the_fields_type():
         "replay.folder": "frames",
     }
     config = flatten(resolve("curl-sac", "dmc/walker-walk", overrides))
-    expected = [0.5, 10_000, False, [256, 128], None, 2, 512, "frames"]
+    expected = [0.5, 10_000, False, None, [256, 128], None, 2, 512, "frames"]
     for path, value in zip(overrides, expected, strict=True):
         assert config[path] == value and type(config[path]) is type(value)
     typed = {path: config[path] for path in overrides}
@@ -170,6 +241,14 @@ def test_yaml_round_trip(agent, env_id):
         ("curl-sac-paper", {"objective.balance": 0.5}, FieldValueError, "joint=true"),
         ("sac", {"env.id": "toy/reach"}, FieldValueError, "named on its own"),
         ("sac", {"algorithm.batch_size": 200, "algorithm.buffer_size": 100}, FieldValueError, "larger than"),
+        ("drqv3", {}, UnknownRecipeError, "drqv2"),
+        ("drqv2", {"std_step": 3}, UnknownFieldError, "Nearest: algorithm.std_steps"),
+        ("drqv2", {"objective.weight": 0}, UnknownFieldError, "no field 'objective.weight'"),
+        ("drqv2", {"algorithm.actor_period": 2}, UnknownFieldError, "no field"),
+        ("drqv2", {"algorithm.n_steps": 0}, FieldValueError, "at least 1"),
+        ("drqv2", {"policy.pixel_offset": 2}, FieldValueError, "at most 1"),
+        ("drqv2", {"replay.augment": "random_crop"}, FieldValueError, "needs policy.crop"),
+        ("drqv2", {"algorithm.batch_size": 200, "algorithm.buffer_size": 100}, FieldValueError, "larger than"),
     ],
 )
 def test_bad_input(agent, overrides, error, message):
@@ -179,8 +258,9 @@ def test_bad_input(agent, overrides, error, message):
 
 
 def test_discrete_actions_are_refused():
-    with pytest.raises(ConfigError, match="continuous"):
-        resolve("sac", "toy/reach-discrete")
+    for agent, name in (("sac", "SAC"), ("drqv2", "DrQ-v2")):
+        with pytest.raises(ConfigError, match=f"{name} needs continuous"):
+            resolve(agent, "toy/reach-discrete")
 
 
 def test_a_damaged_configuration_is_refused():
@@ -188,11 +268,16 @@ def test_a_damaged_configuration_is_refused():
     del config["algorithm"]["tau"]
     with pytest.raises(ConfigError, match=r"lacks algorithm\.tau"):
         parse(config)
+    with pytest.raises(ConfigError, match="lacks agent"):
+        parse({})
+    with pytest.raises(UnknownRecipeError, match="Nearest: sac"):
+        parse({**config, "agent": "sacc"})
 
 
 def test_resolving_loads_neither_torch_nor_sb3():
     code = (
         "import sys; from crl.agents import resolve, list_recipes; list_recipes(); resolve('curl-sac', 'dmc/cheetah-run');"
+        "resolve('drqv2', 'dmc/cheetah-run');"
         "sys.exit(any(name in sys.modules for name in ('torch', 'stable_baselines3', 'gymnasium', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -214,9 +299,12 @@ def test_built_as_resolved(agent):
     for name, value in config["algorithm"].items():
         if name != "train_freq":
             assert getattr(model, name) == value, name
-    assert model.objective_weight == config["objective"]["weight"]
-    assert (model.objective is None) == (config["objective"]["weight"] == 0)
-    assert model.encoder_gradient == config["policy"]["encoder_gradient"]
+    if "objective" in config:
+        assert model.objective_weight == config["objective"]["weight"]
+        assert (model.objective is None) == (config["objective"]["weight"] == 0)
+        assert model.encoder_gradient == config["policy"]["encoder_gradient"]
+    assert model.encoder.precision == config["policy"]["precision"]
+    assert model.encoder.pixel_offset == config["policy"].get("pixel_offset", 0)
     assert repr(model.replay_buffer.augment) == ("None" if agent == "sac" else "RandomShift(pad=2)")
     before = {name: value.clone() for name, value in model.encoder.body.state_dict().items()}
     model.learn(14, callback=callbacks)
