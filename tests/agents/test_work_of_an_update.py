@@ -82,11 +82,10 @@ class Allocations(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(("name", "bound"), [("curl-sac", 25), ("rad-sac", 19), ("drq-sac", 40)])
-def test_memory_that_an_update_asks_for(agents, name, bound):
-    """In multiples of what one forward pass over the batch writes, about twice (ReLUs) at present."""
+@pytest.mark.parametrize(("name", "megabytes"), [("curl-sac", 135), ("rad-sac", 124), ("drq-sac", 173)])
+def test_memory_that_two_updates_ask_for(agents, name, megabytes):
+    """Eight per cent above what it is: a copy of the feature maps more, or of the large matrix, would be seen."""
     model = agents(name)
     with Allocations() as count:
         model.train(2, BATCH)
-    one_pass = 4 * 32 * (41**2 + 39**2 + 37**2 + 35**2) * BATCH
-    assert count.bytes / one_pass < bound
+    assert 0.5 * megabytes < count.bytes / 1e6 < megabytes
