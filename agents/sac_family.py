@@ -148,7 +148,7 @@ def check_together(config: SACConfig) -> None:
     if replay.augment == "none":
         raise FieldValueError("objective.weight above 0 contrasts augmented views: replay.augment=none leaves none")
     if objective.balance is not None and not algorithm.joint:
-        raise FieldValueError("objective.balance works with algorithm.joint=true only")
+        raise FieldValueError("objective.balance works with algorithm.joint=true only: set objective.balance=none")
     if algorithm.joint and policy.encoder_gradient == "actor":
         raise FieldValueError("policy.encoder_gradient=actor needs algorithm.joint=false: the critic's step moves no encoder")
 

@@ -1,9 +1,9 @@
 """
-Who should move the encoder? The toy's answer: probes and returns of SAC with differently trained encoders.
+Who should move the encoder? The toy's answer: probes and returns of the SAC recipes, which differ in nothing else.
 
 Trains every arm for every seed on ``toy/reach``, then asks of each encoder how well a linear (ridge) probe reads the true
-state off its conv features on held-out episodes, and evaluates the agent. Rows are appended to a CSV as they come; what is
-there already is skipped, so the script can be stopped and started again::
+state (position, velocity, goal; not the distractor) off its conv features on held-out episodes, and evaluates the agent. Rows
+are appended to a CSV as they come; what is there already is skipped, so the script can be stopped and started again::
 
     python scripts/toy_ablation.py --out runs/toy_ablation.csv --seeds 1 2 3 4 5
     python scripts/toy_ablation.py --out runs/toy_ablation.csv --summary
@@ -24,56 +24,37 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch as th
 import torch.nn.functional as F
-from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from crl.agents import build, resolve
+from crl.agents.assemble import policy_kwargs
+from crl.agents.recipes import parse
 from crl.augment import RandomShift
-from crl.callbacks import AuxiliaryLossCallback
 from crl.compute import tune_allocator
 from crl.encoders import ModelEncoder, PixelEncoder
 from crl.envs import make_env, make_vec_env
-from crl.objectives import CURL
-from crl.policies import PixelSACPolicy
-from crl.replay import FrameReplayBuffer
 
-ENCODER = dict(filters=16)
 STEPS = 6000
 PROBE_EPISODES = 200
 #: position, velocity, goal; the distractor is not for an agent to know
 STATE = 6
+#: arm: recipe
 ARMS = {
-    "random-frozen": dict(encoder_gradient="objective", augment=True, curl=False),
-    "rl": dict(encoder_gradient="critic", augment=False, curl=False),
-    "rl+aug": dict(encoder_gradient="critic", augment=True, curl=False),
-    "rl+aug+curl": dict(encoder_gradient="critic", augment=True, curl=True),
-    "contrast-only": dict(encoder_gradient="objective", augment=True, curl=True),
+    "random-frozen": "frozen-sac",
+    "rl": "sac",
+    "rl+aug": "rad-sac",
+    "rl+aug+curl": "curl-sac",
+    "contrast-only": "contrast-sac",
 }
 FIELDS = ["arm", "seed", "r2", "r2_position", "r2_velocity", "r2_goal", "return", "return_std", "steps", "seconds"]
 
 
-def train(arm: str, seed: int, steps: int) -> SAC:
+def train(arm: str, seed: int, steps: int) -> BaseAlgorithm:
     """One agent of one arm."""
-    setting = ARMS[arm]
-    model = SAC(
-        PixelSACPolicy,
-        make_vec_env("toy/reach", seed=seed),
-        buffer_size=steps,
-        learning_starts=500,
-        batch_size=128,
-        learning_rate=1e-3,
-        gamma=0.95,
-        tau=0.01,
-        ent_coef="auto_0.1",
-        seed=seed,
-        replay_buffer_class=FrameReplayBuffer,
-        replay_buffer_kwargs=dict(augment=RandomShift(2) if setting["augment"] else None),
-        policy_kwargs=dict(
-            net_arch=[128, 128], encoder_gradient=setting["encoder_gradient"], features_extractor_kwargs=ENCODER
-        ),
-    )
-    callback = AuxiliaryLossCallback(CURL(augment=RandomShift(2)), log_interval=1000) if setting["curl"] else None
-    model.learn(steps, callback=callback)
-    return model
+    env = make_vec_env("toy/reach", seed=seed)
+    model, callbacks = build(resolve(ARMS[arm], "toy/reach"), env, seed=seed, device="cpu")
+    return model.learn(steps, callback=callbacks)
 
 
 def probe_data() -> tuple[th.Tensor, np.ndarray, np.ndarray]:
@@ -127,7 +108,8 @@ def supervised(images: th.Tensor, states: np.ndarray, episodes: np.ndarray, seed
     """The same encoder, trained on the states of the probe's training episodes: the ceiling."""
     th.manual_seed(seed)
     space = make_env("toy/reach").observation_space
-    encoder = PixelEncoder(space, **ENCODER)  # type: ignore[arg-type]
+    kwargs = policy_kwargs(parse(resolve("curl-sac", "toy/reach")).policy)["features_extractor_kwargs"]
+    encoder = PixelEncoder(space, **kwargs)  # type: ignore[arg-type]
     wrapped, head = ModelEncoder(encoder, space), th.nn.Linear(encoder.features_dim, STATE)  # type: ignore[arg-type]
     train_rows = np.flatnonzero(episodes < PROBE_EPISODES // 4 * 3)
     target = th.as_tensor((states - states.mean(0)) / states.std(0)).float()
@@ -206,8 +188,10 @@ def main() -> None:
     data = probe_data()
     for seed in args.seeds:
         for arm in args.arms:
-            done = {(r["arm"], int(r["seed"])) for r in csv.DictReader(args.out.open())} if args.out.exists() else set()
-            if (arm, seed) in done:
+            rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
+            if any(row["steps"] != str(args.steps) for row in rows):
+                parser.error(f"{args.out} holds rows of another number of steps than {args.steps}: choose another --out")
+            if (arm, str(seed)) in {(row["arm"], row["seed"]) for row in rows}:
                 continue
             row = run(arm, seed, args.steps, data)
             new = not args.out.exists()
