@@ -27,11 +27,12 @@ def gradient_report(rl: Sequence[th.Tensor], objective: Sequence[th.Tensor] | No
     """
     :param rl: gradients of the agent's loss on the encoder
     :param objective: of the objective's loss, not weighted; None without objective
-    :return: norms, and the cosine between the two
+    :return: norms, their ratio (objective to agent), and the cosine between the two
     """
     report = {"repr/rl_grad_norm": grad_norm(rl)}
     if objective is not None:
         report["repr/objective_grad_norm"] = grad_norm(objective)
+        report["repr/grad_ratio"] = report["repr/objective_grad_norm"] / report["repr/rl_grad_norm"].clamp_min(1e-12)
         report["repr/grad_cosine"] = grad_cosine(rl, objective)
     return report
 

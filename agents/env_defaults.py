@@ -30,7 +30,7 @@ def merge_rows(env_id: str, rows: Iterable[Row], other: Mapping[str, Any]) -> di
     :return: fields by dotted path
     """
     merged: dict[str, Any] = {}
-    for fields in [fields for pattern, fields in rows if matches(env_id, pattern)] or [other]:
+    for fields in [fields for pattern, fields in rows if matches(env_id, pattern)] or [dict(other)]:
         merged |= fields
     return merged
 

@@ -49,8 +49,8 @@ class PixelSAC(PixelAgent, SAC):
 
     Logged beside SB3's keys: ``train/alpha`` (SB3's ``ent_coef``), ``train/q_mean``, ``train/entropy``,
     ``train/replay_ratio`` (updates per agent step so far); ``repr/<objective>_*``; and every ``metrics_interval`` updates
-    ``repr/rl_grad_norm``, ``repr/objective_grad_norm``, ``repr/grad_cosine`` on the encoder, ``repr/effective_rank``,
-    ``repr/embedding_std``, ``repr/dormant_filters``, ``train/dormant_q_units``.
+    ``repr/rl_grad_norm``, ``repr/objective_grad_norm``, ``repr/grad_ratio``, ``repr/grad_cosine`` on the encoder,
+    ``repr/effective_rank``, ``repr/embedding_std``, ``repr/dormant_filters``, ``train/dormant_q_units``.
 
     :param policy: ``"PixelPolicy"`` (:class:`RescaledSACPolicy`) or a subclass of it; CURL and DrQ have
         ``policy_kwargs=dict(net_arch=[1024, 1024])``

@@ -324,8 +324,9 @@ def sampling(options: dict[str, Any], frames: bool) -> Made:
         following = infos[0]["terminal_observation"][None] if done[0] else new
         buffer.add(obs, following, action, reward, done, infos)
         obs = new
-    stored = [*vars(buffer).values()]
-    size_of = getattr(buffer, "nbytes", None) or sum(value.nbytes for value in stored if isinstance(value, np.ndarray))
+    size_of = sum(value.nbytes for value in vars(buffer).values() if isinstance(value, np.ndarray))
+    if frames:
+        size_of += buffer.frames.nbytes
 
     def block() -> int:
         for _ in range(40):

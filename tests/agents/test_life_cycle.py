@@ -118,7 +118,15 @@ def test_log_has_everything_and_training_waits_for_nothing(monkeypatch):
     model.record_metrics()
     expected = {"critic_loss", "actor_loss", "ent_coef", "ent_coef_loss", "alpha", "q_mean", "entropy", "dormant_q_units"}
     assert {f"train/{key}" for key in expected} <= records.keys()
-    expected = {"rl_grad_norm", "objective_grad_norm", "grad_cosine", "effective_rank", "embedding_std", "dormant_filters"}
+    expected = {
+        "rl_grad_norm",
+        "objective_grad_norm",
+        "grad_ratio",
+        "grad_cosine",
+        "effective_rank",
+        "embedding_std",
+        "dormant_filters",
+    }
     assert {f"repr/{key}" for key in (*expected, "curl_loss", "curl_accuracy")} <= records.keys()
     assert records["train/alpha"] == pytest.approx(0.1, rel=0.01)
     assert model.logger.name_to_value["train/replay_ratio"] == 12 / 25
