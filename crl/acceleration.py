@@ -69,7 +69,7 @@ def accelerate(model: BaseAlgorithm, precision: str = "auto") -> dict[str, Any]:
         encoder.precision = resolved
     for stack in stacks:
         stack.__class__ = AcceleratedSequential
-        stack.precision = resolved
+        stack.precision = resolved  # type: ignore[assignment]
     return {
         "precision": resolved,
         "conv_bodies": len(encoders) + len(stacks),

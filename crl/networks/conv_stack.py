@@ -68,13 +68,13 @@ def run_conv_layers(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
             x = layer(x)
         return x
     dtype = th.get_autocast_dtype("cpu") if half else th.float32
-    x = x.to(dtype, memory_format=th.channels_last)
+    x = x.to(dtype=dtype, memory_format=th.channels_last)
     operation = _ConvReLU.apply if th.is_grad_enabled() else _conv_relu
     for conv in layers[::2]:
         assert isinstance(conv, nn.Conv2d)
-        weight = conv.weight.to(dtype, memory_format=th.channels_last)
+        weight = conv.weight.to(dtype=dtype, memory_format=th.channels_last)
         bias = None if conv.bias is None else conv.bias.to(dtype)
-        x = operation(x, weight, bias, conv.stride, conv.padding)
+        x = operation(x, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]
     return x
 
 
