@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from crl.agents.drqv2 import DrQv2
+from crl.agents.fields import ConfigError
 from crl.agents.pixel_sac import PixelSAC
 from crl.augment import RandomCrop, RandomShift
 from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder
@@ -31,7 +33,7 @@ def build_pixel_sac(
 ) -> tuple[BaseAlgorithm, list[BaseCallback]]:
     """See :func:`crl.agents.recipes.build`."""
     ent_coef: str | float = config.algorithm.ent_coef
-    algorithm: dict[str, Any] = {**asdict(config.algorithm), "ent_coef": _number_or_auto(str(ent_coef))}
+    algorithm: dict[str, Any] = {**algorithm_kwargs(config, env), "ent_coef": _number_or_auto(str(ent_coef))}
     model = PixelSAC(
         "PixelPolicy",
         env,
@@ -66,9 +68,27 @@ def build_drqv2(
         device=device,
         tensorboard_log=tensorboard_log,
         verbose=verbose,
-        **asdict(config.algorithm),
+        **algorithm_kwargs(config, env),
     )
     return model, []
+
+
+def algorithm_kwargs(config: SACConfig | DrQv2Config, env: VecEnv) -> dict[str, Any]:
+    """
+    Arguments of an algorithm with continuous actions. Updates are counted for each environment: a step of two of them brings
+    two transitions and is followed by twice the updates, so that the replay ratio does not depend on their number.
+
+    :param config: of the agent
+    :param env: to learn on
+    :raises ConfigError: for an environment with other actions
+    """
+    if not isinstance(env.action_space, spaces.Box):
+        raise ConfigError(
+            f"{config.agent} needs continuous actions (gymnasium.spaces.Box), {config.env.id} has {env.action_space}: choose "
+            "dmc/<domain>-<task>, toy/reach, or an environment of that kind"
+        )
+    fields = asdict(config.algorithm)
+    return {**fields, "gradient_steps": fields["gradient_steps"] * env.num_envs}
 
 
 def _number_or_auto(ent_coef: str) -> str | float:

@@ -20,7 +20,7 @@ class AlgorithmFields:
     buffer_size: int = setting(1_000_000, "transitions kept", low=2)
     learning_starts: int = setting(2000, "random agent steps before the first update", low=0)
     train_freq: int = setting(2, "agent steps between two lots of updates", low=1)
-    gradient_steps: int = setting(1, "updates in a lot", low=1)
+    gradient_steps: int = setting(1, "updates in a lot, for each environment", low=1)
     gamma: float = setting(0.99, "discount", low=0, high=1)
     tau: float = setting(0.01, "EMA rate of the target's trunk and Q networks", low=0, high=1)
     n_steps: int = setting(3, "length of the returns", low=1)

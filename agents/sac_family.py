@@ -23,7 +23,7 @@ class AlgorithmFields:
     buffer_size: int = setting(100_000, "transitions kept", low=2)
     learning_starts: int = setting(1000, "random agent steps before the first update", low=0)
     train_freq: int = setting(1, "agent steps between two lots of updates", low=1)
-    gradient_steps: int = setting(1, "updates in a lot", low=1)
+    gradient_steps: int = setting(1, "updates in a lot, for each environment", low=1)
     gamma: float = setting(0.99, "discount", low=0, high=1)
     tau: float = setting(0.01, "EMA rate of the target Q networks", low=0, high=1)
     encoder_tau: float = setting(0.05, "EMA rate of the target encoder", low=0, high=1)

@@ -327,3 +327,22 @@ def test_no_module_hides_a_public_name():
     """Importing crl.agents.build, say, would put a module where the function of that name is looked for."""
     folder = Path(crl.agents.__file__).parent
     assert not {path.stem for path in folder.glob("*.py")} & set(crl.agents.__all__)
+
+
+@pytest.mark.parametrize("agent", ["curl-sac", "drqv2"])
+def test_several_environments_keep_the_replay_ratio(agent):
+    th.set_num_threads(1)
+    small = {"policy.filters": 4, "policy.net_arch": "16", "algorithm.batch_size": 8, "algorithm.learning_starts": 8}
+    updates = []
+    for n_envs in (1, 2, 4):
+        env = make_vec_env("toy/reach", seed=0, n_envs=n_envs)
+        model, _ = build(resolve(agent, "toy/reach", small), env, seed=0, device="cpu")
+        model.learn(24)
+        updates.append(model._n_updates)
+    assert updates == [updates[0]] * 3 and updates[0] > 0
+
+
+def test_discrete_actions_are_refused_in_words():
+    env = make_vec_env("toy/reach-discrete", seed=0)
+    with pytest.raises(ConfigError, match=r"curl-sac needs continuous actions .* has Discrete\(5\)"):
+        build(resolve("curl-sac", "toy/reach"), env, seed=0, device="cpu")
