@@ -81,7 +81,7 @@ COLUMNS: dict[str, tuple[Any, Any]] = {
     # critic, objective and actor share a pass and one Adam steps the encoder, instead of three Adams and five passes
     "algorithm.joint": (False, True),
     "algorithm.reuse_features": (False, True),
-    # a tenth of the critic's gradient, whatever the scale of rewards (see the README for how it was chosen)
+    # a tenth of the critic's gradient, whatever the scale of rewards
     "objective.balance": (None, 0.1),
     # of the conv body alone: heads and Q networks in bf16 lose the last bits of values of hundreds
     "policy.precision": ("fp32", "auto"),
