@@ -11,8 +11,8 @@ Made for testing representation learning in seconds, with numpy alone. What it i
 
 Measured with ``scripts/toy_ablation.py`` (ridge probe of position, velocity and goal on conv features, held-out episodes,
 seeds 1 to 4): R^2 0.20 for a random encoder, 0.98 for a supervised one, and 0.53 where contrast alone moves the encoder, two
-fifths of the way. Velocity stays hardest: no single frame shows it. SAC with shifts returns 37 of 50 after 6000 steps; on a random
-encoder, 6.
+fifths of the way. Velocity stays hardest: no single frame shows it. SAC with shifts returns 37 of 50 after 6000 steps; on a
+random encoder, 6.
 
 The true state is in ``info["state"]``: position, velocity, goal, distractor (two numbers each, see :attr:`ToyReach.STATE`).
 """
