@@ -260,7 +260,6 @@ def _eval(command: Eval) -> int:
 def _list(command: List) -> int:
     from crl.agents.recipes import list_recipes
     from crl.envs.make import list_envs
-    from crl.objectives import OBJECTIVES
 
     print("agents")
     for name, text in list_recipes().items():
@@ -272,9 +271,7 @@ def _list(command: List) -> int:
             print(f"  {name:18} {text}")
     print(f"  {'dmc/<task>':18} DeepMind Control from pixels: {', '.join(name.removeprefix('dmc/') for name in dmc)}")
     print("objectives")
-    for name, objective in OBJECTIVES.items():
-        # the first line of the file that holds the method
-        print(f"  {name:18} {(sys.modules[objective.__module__].__doc__ or '').strip().splitlines()[0]}")
+    print(f"  {'curl':18} contrast of two views of an observation, bilinear logits (Laskin et al. 2020)")
     return 0
 
 
