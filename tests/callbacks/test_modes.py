@@ -42,7 +42,9 @@ def filled(name, **kwargs):
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_sac_add_gradient_is_autograd_of_the_summed_loss(weight):
+def test_sac_add_gradient_is_autograd_of_the_summed_loss(weight, monkeypatch):
+    # one library for both sides: their roundings differ by more than the bound
+    monkeypatch.setattr("crl.networks.linear.onednn_linear", lambda: False)
     model = filled("sac")
     callback = attach(model, AuxiliaryLossCallback(Recorder(), "add_gradient", weight=weight))
     parameters = list(model.policy.encoder.parameters())
@@ -84,7 +86,7 @@ def test_sac_add_gradient_is_autograd_of_the_summed_loss(weight):
     expected = th.autograd.grad(rl + weight * contrast, list(critic.features_extractor.parameters()))
     assert len(record) == 1
     for got, want in zip(record[0], expected, strict=True):
-        th.testing.assert_close(got, want, rtol=1e-4, atol=3e-6)
+        th.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
 
 
 def test_ppo_add_gradient_is_clip_rl_plus_clip_objective():
