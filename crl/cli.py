@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
-STOPPED = 130
+from crl.runs.stop import STOPPED, StopRequest
 
 
 @dataclass
@@ -100,9 +100,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     :param argv: arguments; None takes those of the process
     """
-    command: Any = tyro.cli(
-        _COMMANDS, prog="crl", args=argv, description="Representation learning for SB3 agents from pixels."
-    )
     actions: dict[type[Any], Callable[[Any], int]] = {
         Train: _train,
         Resume: _resume,
@@ -111,6 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         Doctor: _doctor,
     }
     try:
+        command: Any = tyro.cli(
+            _COMMANDS, prog="crl", args=argv, description="Representation learning for SB3 agents from pixels."
+        )
         sys.exit(actions[type(command)](command))
     except ValueError as error:
         # configurations, names, values and folders are all ValueErrors of ours, raised before anything is built
@@ -119,8 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"crl: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        # before a run listens to signals, or the second one
-        print("\ncrl: stopped at once; 'crl resume' goes on from a run's last checkpoint", file=sys.stderr)
+        print("\ncrl: stopped", file=sys.stderr)
         sys.exit(STOPPED)
 
 
@@ -155,6 +154,11 @@ def _check(command: Train) -> None:
 
 
 def _train(command: Train) -> int:
+    with StopRequest() as stop:
+        return _train_until(command, stop)
+
+
+def _train_until(command: Train, stop: StopRequest) -> int:
     from crl.agents.fields import free_value
     from crl.agents.recipes import resolve
     from crl.envs.make import check_env_id
@@ -173,6 +177,8 @@ def _train(command: Train) -> int:
     _prepare()
     from crl.runs.run import new_run, train
 
+    if stop.signal is not None:
+        return _stopped_early(stop)
     folder = new_run(
         command.agent,
         command.env,
@@ -183,7 +189,12 @@ def _train(command: Train) -> int:
         device=command.device,
         checkpoint_every=command.checkpoint_every,
     )
-    return _supervise(train, folder)
+    return _supervise(train, folder, stop)
+
+
+def _stopped_early(stop: StopRequest) -> int:
+    print(f"\nstopped by {stop.name} before anything began", file=sys.stderr)
+    return STOPPED
 
 
 def _open(path: Path) -> Any:
@@ -201,18 +212,19 @@ def _resume(command: Resume) -> int:
     if folder.summary().get("state") == "finished":
         print(f"{folder.path} is finished: final return {folder.summary()['final_return']:.1f}")
         return 0
-    _prepare()
-    from crl.runs.run import resume
+    with StopRequest() as stop:
+        _prepare()
+        from crl.runs.run import resume
 
-    return _supervise(resume, folder)
+        return _stopped_early(stop) if stop.signal is not None else _supervise(resume, folder, stop)
 
 
-def _supervise(action: Any, folder: Any) -> int:
+def _supervise(action: Any, folder: Any, stop_request: StopRequest) -> int:
     """Run something long; whatever ends it is said in one line."""
     from crl.runs.run import RunError, Stopped
 
     try:
-        summary = action(folder, show_progress=sys.stderr.isatty())
+        summary = action(folder, show_progress=sys.stderr.isatty(), stop=stop_request)
     except Stopped as stop:
         print(f"\nstopped by {stop} and saved. Go on with: crl resume {folder.path}", file=sys.stderr)
         return STOPPED

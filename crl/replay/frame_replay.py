@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from crl.contract import Augmentation, check_augmentation
 from crl.replay.frame_store import FrameStore
 from crl.replay.stacking import check_frames, check_shift, first_stack, infer_n_stack
+from crl.replay.transfer import to_device
 
 #: one extra (terminal) frame is expected for so many transitions
 _STEPS_PER_EPISODE = 100
@@ -360,9 +361,13 @@ class FrameReplayBuffer(ReplayBuffer):
             return {key: self._augmented(part) if key == self.image_key else self.to_torch(part) for key, part in obs.items()}
         return self._augmented(obs)
 
+    def to_torch(self, array: np.ndarray, copy: bool = True) -> th.Tensor:
+        """See SB3; a GPU is not waited for."""
+        return to_device(array, self.device) if self.device.type == "cuda" else super().to_torch(array, copy)
+
     def _augmented(self, images: np.ndarray) -> th.Tensor:
         # The gathered array is nobody else's: no copy on the CPU
-        tensor = th.as_tensor(images, device=self.device)
+        tensor = to_device(images, self.device)
         return tensor if self.augment is None else self.augment(tensor, self.generator)
 
     @property

@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from crl.contract import Augmentation, DataRequest, SequenceBatch, ViewBatch
 from crl.replay.frame_replay import FrameReplayBuffer
+from crl.replay.transfer import to_device
 
 
 class RawViews(NamedTuple):
@@ -185,18 +186,18 @@ def make_batch(
     :param augment: of the views; None passes them as they are
     :param generator: of the augmentation and the objective, on ``device``
     """
-    obs = th.as_tensor(raw.obs, device=device)
+    obs = to_device(raw.obs, device)
     if isinstance(raw, RawViews):
         views = tuple(obs if augment is None else augment(obs, generator) for _ in range(request.views))
         return ViewBatch(views, generator)
-    actions = th.as_tensor(raw.actions, device=device)
+    actions = to_device(raw.actions, device)
     return SequenceBatch(
         obs,
         actions.float() if actions.is_floating_point() else actions.long(),
-        th.as_tensor(raw.rewards, device=device),
-        th.as_tensor(raw.terminated, device=device),
-        th.as_tensor(raw.truncated, device=device),
-        th.as_tensor(raw.mask, device=device),
+        to_device(raw.rewards, device),
+        to_device(raw.terminated, device),
+        to_device(raw.truncated, device),
+        to_device(raw.mask, device),
         augment,
         generator,
     )

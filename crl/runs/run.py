@@ -29,6 +29,7 @@ from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
 from crl.runs.run_callback import RunCallback, Stopped, TableWriter
 from crl.runs.state import check_finite, weights_sha256
+from crl.runs.stop import StopRequest
 
 _PACKAGES = ("crl", "torch", "stable-baselines3", "gymnasium", "numpy", "kornia", "dm-control", "mujoco", "shimmy")
 
@@ -110,20 +111,23 @@ def check_device(device: str) -> None:
         raise UnusableConfigError(f"--device {device}: there is {there}; auto takes what there is, cpu always works")
 
 
-def train(folder: RunFolder, show_progress: bool = True, pause_at: int | None = None) -> dict[str, Any]:
+def train(
+    folder: RunFolder, show_progress: bool = True, pause_at: int | None = None, stop: StopRequest | None = None
+) -> dict[str, Any]:
     """
     Train a new run to its end.
 
     :param folder: from :func:`new_run`
     :param show_progress: draw a progress bar
     :param pause_at: agent step at which to save and stop, as if by a signal; None runs to the end
+    :param stop: listens to signals already; None listens from here on
     :return: the summary
     :raises Stopped: after a signal; the run has been saved
     :raises RunError: when something went wrong; says what
     :raises ValueError: when the environment or the agent cannot be made as configured; the run's folder is removed
     """
-    config = folder.config()
-    with folder.held():
+    config, stop = folder.config(), stop or StopRequest()
+    with folder.held(), stop:
         try:
             model, callbacks = _begin(config)
         except ValueError:
@@ -132,24 +136,26 @@ def train(folder: RunFolder, show_progress: bool = True, pause_at: int | None = 
         except Exception as error:
             _note_failure(folder, _reason(error), 0)
             raise RunError(_reason(error)) from error
-        return _learn(folder, config, model, callbacks, Checkpoints(folder.checkpoints), None, show_progress, pause_at)
+        checkpoints = Checkpoints(folder.checkpoints)
+        return _learn(folder, config, model, callbacks, checkpoints, None, stop, show_progress, pause_at)
 
 
-def resume(folder: RunFolder, show_progress: bool = True) -> dict[str, Any]:
+def resume(folder: RunFolder, show_progress: bool = True, stop: StopRequest | None = None) -> dict[str, Any]:
     """
     Go on from the last sound checkpoint; a run that died before its first one begins anew.
 
     :param folder: of a run
     :param show_progress: draw a progress bar
+    :param stop: listens to signals already; None listens from here on
     :return: the summary
     :raises Stopped: after a signal; the run has been saved
     :raises RunError: when something went wrong; says what
     :raises ValueError: when the environment or the agent cannot be made as configured
     """
-    config = folder.config()
+    config, stop = folder.config(), stop or StopRequest()
     if folder.summary().get("state") == "finished":
         return folder.summary()
-    with folder.held():
+    with folder.held(), stop:
         try:
             model, callbacks = _begin(config)
         except ValueError:
@@ -157,18 +163,23 @@ def resume(folder: RunFolder, show_progress: bool = True) -> dict[str, Any]:
         except Exception as error:
             _note_failure(folder, _reason(error), folder.summary().get("steps", 0))
             raise RunError(_reason(error)) from error
-        return _go_on(folder, config, model, callbacks, show_progress)
+        return _go_on(folder, config, model, callbacks, stop, show_progress)
 
 
 def _go_on(
-    folder: RunFolder, config: dict[str, Any], model: BaseAlgorithm, callbacks: list[BaseCallback], show_progress: bool
+    folder: RunFolder,
+    config: dict[str, Any],
+    model: BaseAlgorithm,
+    callbacks: list[BaseCallback],
+    stop: StopRequest,
+    show_progress: bool,
 ) -> dict[str, Any]:
     checkpoints = Checkpoints(folder.checkpoints)
     if not checkpoints.found():
         _say(f"{folder.path} has no checkpoint yet: beginning anew")
         for table in (folder.progress_file, folder.eval_file):
             Table(table).cut("step", -1)
-        return _learn(folder, config, model, callbacks, checkpoints, None, show_progress)
+        return _learn(folder, config, model, callbacks, checkpoints, None, stop, show_progress)
     problems: list[str] = []
     env = model.env
     assert env is not None
@@ -191,7 +202,7 @@ def _go_on(
     # an evaluation at the checkpoint's own step is made again, unless the checkpoint knows of it
     Table(folder.eval_file).cut("step", found["extra"]["last_eval"])
     _say(f"going on with {folder.path} at step {model.num_timesteps} of {config['run']['steps']}")
-    return _learn(folder, config, model, callbacks, checkpoints, found["extra"], show_progress)
+    return _learn(folder, config, model, callbacks, checkpoints, found["extra"], stop, show_progress)
 
 
 def load_model(folder: RunFolder) -> BaseAlgorithm:
@@ -251,6 +262,7 @@ def _learn(
     callbacks: list[BaseCallback],
     checkpoints: Checkpoints,
     counters: dict[str, Any] | None,
+    stop: StopRequest,
     show_progress: bool,
     pause_at: int | None = None,
 ) -> dict[str, Any]:
@@ -268,6 +280,7 @@ def _learn(
         show_progress=show_progress,
         counters=counters,
         pause_at=pause_at,
+        stop=stop,
     )
     left = run["steps"] - model.num_timesteps
     try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +17,7 @@ from crl.runs.checkpoint import Checkpoints
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
 from crl.runs.state import check_finite
+from crl.runs.stop import StopRequest
 
 
 class Stopped(Exception):
@@ -58,6 +57,7 @@ class RunCallback(BaseCallback):
     :param show_progress: draw the bar
     :param counters: of an earlier part of the run
     :param pause_at: agent step at which to save and stop; None runs to the end
+    :param stop: tells of signals; None makes one of its own, which listens while the run learns
     """
 
     def __init__(
@@ -74,8 +74,10 @@ class RunCallback(BaseCallback):
         show_progress: bool = True,
         counters: dict[str, Any] | None = None,
         pause_at: int | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         super().__init__()
+        self.stop = stop or StopRequest()
         self.pause_at = pause_at
         self.folder = folder
         self.config = config
@@ -88,9 +90,7 @@ class RunCallback(BaseCallback):
         self.eval_episodes = eval_episodes
         #: goes into checkpoints
         self.counters = counters or {"last_checkpoint": 0, "last_eval": 0, "seconds": 0.0}
-        self.stop_signal: int | None = None
         self.eval_table = Table(folder.eval_file)
-        self._old_handlers: dict[int, Any] = {}
         self._began = time.monotonic()
         self._began_at = 0
         #: number of updates, and the time, when the first ones of this part of the run were done
@@ -115,24 +115,14 @@ class RunCallback(BaseCallback):
     def _on_training_start(self) -> None:
         self._began = time.monotonic()
         self._began_at = self.model.num_timesteps
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._old_handlers[number] = signal.signal(number, self._ask_to_stop)
         if self._progress is not None:
             description = f"{self.config['agent']} {self.config['env']['id']}"
             total = self.total_steps if self.pause_at is None else min(self.pause_at, self.total_steps)
             self._task = self._progress.add_task(description, total=total, completed=self.model.num_timesteps, shown="")
             self._progress.start()
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        # a second signal ends the process at once, as if there were no handler
-        signal.signal(number, self._old_handlers[number])
-        self.stop_signal = number
-
     def close(self) -> None:
-        """Give signals and screen back; also after an exception."""
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
-        self._old_handlers = {}
+        """Give the screen back; also after an exception."""
         if self._progress is not None:
             self._progress.stop()
 
@@ -148,7 +138,7 @@ class RunCallback(BaseCallback):
         if due and steps < self.total_steps:
             self.save()
         paused = self.pause_at is not None and steps >= self.pause_at
-        if self.stop_signal is not None or paused:
+        if self.stop.signal is not None or paused:
             if steps > self.counters["last_checkpoint"]:
                 self.save()
             raise Stopped(self.reason)
@@ -156,7 +146,7 @@ class RunCallback(BaseCallback):
     @property
     def reason(self) -> str:
         """What stops the run."""
-        return f"step {self.pause_at}" if self.stop_signal is None else signal.Signals(self.stop_signal).name
+        return f"step {self.pause_at}" if self.stop.signal is None else self.stop.name
 
     def _on_step(self) -> bool:
         if self._progress is not None and self._task is not None:
@@ -190,7 +180,7 @@ class RunCallback(BaseCallback):
 
         :raises EvaluationStopped: after a signal
         """
-        result = evaluate(self.model, self.config, self.eval_episodes, stop=lambda: self.stop_signal is not None)
+        result = evaluate(self.model, self.config, self.eval_episodes, stop=lambda: self.stop.signal is not None)
         steps = self.model.num_timesteps
         self.counters["last_eval"] = steps
         row = {"step": steps, "env_steps": steps * self.action_repeat, "mean": result.mean, "std": result.std}

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crl.agents import build, resolve
+from crl.augment import windows
 from crl.compute import onednn_convolution
 from crl.networks import ConvolutionCounter
 
@@ -44,7 +45,8 @@ def agents():
             th.set_num_threads(1)
             small = {"algorithm.batch_size": BATCH, "algorithm.buffer_size": 60, "algorithm.learning_starts": 1000}
             small |= {"policy.net_arch": "8", "policy.precision": "fp32", "algorithm.metrics_interval": 50}
-            config = resolve(name, "dmc/walker-walk", {**small, "objective.balance": None})
+            small |= {} if name == "drqv2" else {"objective.balance": None}
+            config = resolve(name, "dmc/walker-walk", small)
             size = config["env"]["kwargs"]["size"]
             env = DummyVecEnv([lambda: FakeImages(spaces.Box(-1, 1, (2,), np.float32), (9, size, size), length=30)])
             made[name], _ = build(config, env, seed=0, device="cpu")
@@ -91,3 +93,71 @@ def test_memory_that_two_updates_ask_for(agents, name, megabytes):
     with Allocations() as count:
         model.train(2, BATCH)
     assert 0.5 * megabytes < count.bytes / 1e6 < megabytes
+
+
+class Waits(TorchDispatchMode):
+    """Names operations whose result the CPU would have to wait for."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+        self.paused = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if self.paused:
+            return func(*args, **(kwargs or {}))
+        name = func.__name__.split(".")[0]
+        if name in self.waiting or (name == "index" and any(i is not None and i.dtype == th.bool for i in args[1])):
+            self.found.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["curl-sac", "curl-sac-paper", "drq-sac", "drqv2"])
+def test_nothing_waits_for_the_device_or_comes_back_from_it(agents, name, monkeypatch):
+    """Counted on a CPU, with the cutting of windows as it is done on a GPU."""
+    model = agents(name)
+    assert model._n_updates % model.metrics_interval not in (0, model.metrics_interval - 1)  # looks do wait
+    monkeypatch.setattr(windows, "copy_windows", windows.gather_windows)
+    waits, step = Waits(), th.optim.Adam.step
+
+    def unseen(self, *args, **kwargs):  # it reads its count of steps, which is on the CPU wherever the parameters are
+        waits.paused = True
+        step(self, *args, **kwargs)
+        waits.paused = False
+
+    monkeypatch.setattr(th.optim.Adam, "step", unseen)
+    back = []
+    for method in ("cpu", "numpy", "item", "tolist", "__bool__", "__float__", "__int__", "__array__"):
+        original = getattr(th.Tensor, method)
+
+        def noted(self, *args, original=original, method=method, **kwargs):
+            if not waits.paused:
+                back.append(method)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(th.Tensor, method, noted)
+    with waits:
+        model.train(1, BATCH)
+    monkeypatch.undo()
+    assert waits.found == [] and back == []
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["curl-sac", "curl-sac-paper", "drq-sac", "drqv2"])
+def test_no_update_waits_for_a_gpu(name):
+    small = {"algorithm.batch_size": BATCH, "algorithm.buffer_size": 60, "algorithm.learning_starts": 1000}
+    config = resolve(name, "dmc/walker-walk", {**small, "policy.net_arch": "8", "algorithm.metrics_interval": 50})
+    size = config["env"]["kwargs"]["size"]
+    env = DummyVecEnv([lambda: FakeImages(spaces.Box(-1, 1, (2,), np.float32), (9, size, size), length=30)])
+    model, _ = build(config, env, seed=0, device="cuda")
+    model.learn(50)
+    model.set_logger(Logger(None, []))
+    model.train(3, BATCH)
+    assert next(model.policy.parameters()).is_cuda
+    th.cuda.set_sync_debug_mode("error")
+    try:
+        model.train(2, BATCH)
+    finally:
+        th.cuda.set_sync_debug_mode("default")

@@ -122,7 +122,7 @@ def test_a_signal_during_an_evaluation(tmp_path, monkeypatch, at):
 
     def signalled(self):
         if self.model.num_timesteps == at:
-            self._ask_to_stop(2, None)
+            self.stop.note(2)
         return evaluation(self)
 
     monkeypatch.setattr(run_callback.RunCallback, "evaluate", signalled)

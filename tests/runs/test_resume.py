@@ -58,7 +58,6 @@ def test_sigterm_saves_and_resume_goes_on(reference, tmp_path):
     assert summary(run)["weights_sha256"] == summary(path)["weights_sha256"]
 
 
-@pytest.mark.slow  # a signal inside an import's clean-up gets lost in Python: not for the gate
 def test_a_second_signal_is_not_waited_for(tmp_path):
     """While it is still starting, too: a line, and no traceback."""
     run = tmp_path / "run"
