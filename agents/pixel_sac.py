@@ -22,7 +22,7 @@ from crl.agents.rescaled_policy import RescaledSACActor, RescaledSACPolicy
 from crl.callbacks.attachment import isolated_random
 from crl.contract import Metrics, Objective, Spaces
 from crl.encoders import BodyHeadEncoder, check_image_space
-from crl.networks import ema_update
+from crl.networks import FusedAdam, ema_update
 from crl.policies import PixelCritic
 from crl.replay import FrameReplayBuffer
 
@@ -251,9 +251,9 @@ class PixelSAC(PixelAgent, SAC):
             encoder = {"params": list(self.encoder.parameters()), "lr": rate * self.objective_weight}
             groups.append(dict(encoder))
             #: the first of the two Adams that step the encoder
-            self.encoder_optimizer = th.optim.Adam([encoder])
+            self.encoder_optimizer = FusedAdam([encoder])
         #: of the heads, and in steps of their own the second Adam of the encoder
-        self.objective_optimizer = th.optim.Adam(groups, lr=rate) if groups else None
+        self.objective_optimizer = FusedAdam(groups, lr=rate) if groups else None
 
     @property
     def target_encoder(self) -> BodyHeadEncoder:

@@ -24,7 +24,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from torch import nn
 
 from crl.compute import autocast, resolve_precision
-from crl.networks import impala_body, initialize, nature_body, pixel_body, rainbow_body
+from crl.networks import HeadStack, impala_body, initialize, nature_body, pixel_body, rainbow_body
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -161,7 +161,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
             layers.append(nn.Tanh())
         if head == "relu":
             layers.append(nn.ReLU())
-        self._head = nn.Sequential(*layers)
+        self._head = HeadStack(*layers)
         self.init = init or self.default_init
         initialize(self, self.init)
 
@@ -182,13 +182,13 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
             if isinstance(layer, nn.Linear | nn.LayerNorm):
                 layer.reset_parameters()
         initialize(head, self.init)
-        return EncoderHead(nn.Sequential(copy.deepcopy(self._pool), *head), self.features_dim)
+        return EncoderHead(HeadStack(copy.deepcopy(self._pool), *head), self.features_dim)
 
     def forward_body(self, images: th.Tensor) -> th.Tensor:
         """
         :param images: ``(batch, channels, height, width)`` float, scaled; of ``input_size``, or of the observation space's
             size, which is centre-cropped to it
-        :return: ``(batch, *map_shape)`` float32
+        :return: ``(batch, *map_shape)`` float32, in whatever memory format the convolutions leave it
         :raises ValueError: for images of a size that the head was not built for
         """
         if images.shape[-2:] != self.input_size:
@@ -200,8 +200,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
             return self._body(images)
         with autocast(precision, images.device):
             feature_map = self._body(images.contiguous(memory_format=th.channels_last))
-        # type and layout in one copy: heads flatten in the order of channels, rows, columns
-        return feature_map.to(th.float32, memory_format=th.contiguous_format)
+        return feature_map.float()
 
     def forward_head(self, feature_map: th.Tensor) -> th.Tensor:
         """

@@ -23,7 +23,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from crl.encoders import BodyHeadEncoder, PixelEncoder
-from crl.networks import speed_up_linear
+from crl.networks import faster, speed_up_linear
 
 EncoderGradient = Literal["critic", "actor", "objective"]
 ROUTES = ("critic", "actor", "objective")
@@ -148,7 +148,8 @@ class _OneEncoder:
         """One for the actor, one for the critic; the conv body belongs to whoever moves it. Ends the building."""
         parameters = split_parameters(self.actor, self.critic, self._encoder_gradient)
         for network, own in zip((self.actor, self.critic), parameters, strict=True):
-            network.optimizer = self.optimizer_class(own, lr=learning_rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+            optimizer_class = faster(self.optimizer_class, self.optimizer_kwargs)
+            network.optimizer = optimizer_class(own, lr=learning_rate, **self.optimizer_kwargs)
         speed_up_linear(self)  # type: ignore[arg-type]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

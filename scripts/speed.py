@@ -2,8 +2,8 @@
 How long an update takes: every recipe, SB3's own agents, and the authors' repositories, in one interleaved run.
 
 Each row lives in a process of its own (the allocator is a setting of the process); the processes take turns, one block of
-updates each, so that other load on the machine falls on all alike. Printed are medians over blocks and their spread, and what
-the README claims as ratios::
+updates each, so that other load on the machine falls on all alike. Agents come first and other rows after them, as all at once
+would not fit into memory. Printed are medians over blocks and their spread, and what the README claims as ratios::
 
     python scripts/speed.py                                  # the rows that need nothing but crl
     python scripts/speed.py --only curl-sac --only sb3-sac
@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ RATIOS = [
     ("SB3's DQN: plain against accelerated", "dqn", "dqn-accelerated"),
     ("SB3's SAC with NatureCNN: plain against accelerated", "sb3-sac-nature", "sb3-sac-nature-accelerated"),
     ("sampling: SB3's replay against frame-wise", "replay-sb3", "replay-frames"),
+    ("sampling: SB3's replay with our allocator against frame-wise", "replay-sb3-allocator", "replay-frames"),
     ("random crop: kornia against ours", "crop-kornia", "crop"),
     ("random crop: loop against ours", "crop-loop", "crop"),
     ("random shift: kornia against ours", "shift-kornia", "shift"),
@@ -80,12 +82,15 @@ class Worker:
     def ask(self, word: str) -> dict[str, Any]:
         """Say a word, wait for the answer."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # said below, with the exit code
+            self.process.stdin.write(word + "\n")
+            self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("speed: "):
                 return dict(json.loads(line.removeprefix("speed: ")))
-        raise SystemExit(f"{self.row.name} ended before its turn, exit code {self.process.wait()}")
+        code = self.process.wait()
+        memory = ": killed, most likely for want of memory; measure fewer rows at a time (--only)" if code == -9 else ""
+        raise SystemExit(f"speed: {self.row.name} ended before its turn, exit code {code}{memory}")
 
     def close(self) -> None:
         """End the process."""
@@ -140,6 +145,23 @@ def result(worker: Worker, options: dict[str, Any]) -> dict[str, Any]:
         "batch_size": options["batch_size"],
         **worker.info,
     }
+
+
+def measure(rows: list[Row], options: dict[str, Any], blocks: int) -> list[dict[str, Any]]:
+    """Processes of one part, which take turns."""
+    workers = []
+    for row in rows:
+        print(f"speed: preparing {row.name}", file=sys.stderr, flush=True)
+        worker = Worker(row, options)
+        worker.info = worker.ask("warm up")
+        workers.append(worker)
+    for turn in range(blocks):
+        print(f"speed: turn {turn + 1} of {blocks}", file=sys.stderr, flush=True)
+        for worker in workers:
+            worker.blocks.append(worker.ask("go"))
+    for worker in workers:
+        worker.close()
+    return [result(worker, options) for worker in workers]
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -210,19 +232,9 @@ def main() -> int:
         return 1
     options = {"batch_size": args.batch_size, "threads": args.threads, "actions": args.actions}
     options |= {"peers": {key: str(Path(value).resolve()) for key, value in peers.items() if value}}
-    workers = []
-    for name in names:
-        print(f"speed: preparing {name}", file=sys.stderr, flush=True)
-        worker = Worker(ROWS[name], options)
-        worker.info = worker.ask("warm up")
-        workers.append(worker)
-    for turn in range(args.blocks):
-        print(f"speed: turn {turn + 1} of {args.blocks}", file=sys.stderr, flush=True)
-        for worker in workers:
-            worker.blocks.append(worker.ask("go"))
-    rows = [result(worker, options) for worker in workers]
-    for worker in workers:
-        worker.close()
+    rows = []
+    for part in dict.fromkeys(ROWS[name].part for name in names):
+        rows += measure([ROWS[name] for name in names if ROWS[name].part == part], options, args.blocks)
     show(rows)
     if args.json is not None:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")

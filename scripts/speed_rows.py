@@ -22,6 +22,7 @@ class Row:
     :param unit: what is counted
     :param allocator: with crl's setting of the allocator
     :param peer: the checkout that it needs
+    :param part: rows of one part take turns; parts come one after another, and give their memory back
     """
 
     name: str
@@ -30,6 +31,7 @@ class Row:
     unit: str = "update"
     allocator: bool = True
     peer: str | None = None
+    part: str = "updates"
 
 
 ROWS: dict[str, Row] = {}
@@ -112,6 +114,7 @@ def recipe(options: dict[str, Any], name: str, overrides: dict[str, Any] | None 
     model.learn(HISTORY // 2)
     quiet(model)
     precision = model.policy.encoder.precision  # type: ignore[union-attr]
+    model.train(PAIR, options["batch_size"])  # the first one looks at gradients, at the price of a backward pass
     info = {"precision": precision, "gflop": convolution_flops(model, options["batch_size"]) / 1e9}
     return updates_of(model, options["batch_size"]), info
 
@@ -198,12 +201,12 @@ def _(options: dict[str, Any]) -> Made:
     return updates_of(sac(options, "CnnPolicy", **pixel_encoder()), options["batch_size"]), {}
 
 
-@row("sb3-sac-nature", "SB3's SAC, CnnPolicy with NatureCNN", allocator=False)
+@row("sb3-sac-nature", "SB3's SAC, CnnPolicy with NatureCNN", allocator=False, part="sb3")
 def _(options: dict[str, Any]) -> Made:
     return updates_of(sac(options, "CnnPolicy"), options["batch_size"]), {}
 
 
-@row("sb3-sac-nature-accelerated", "the same after crl.accelerate")
+@row("sb3-sac-nature-accelerated", "the same after crl.accelerate", part="sb3")
 def _(options: dict[str, Any]) -> Made:
     return updates_of(sac(options, "CnnPolicy", accelerated=True), options["batch_size"]), {}
 
@@ -219,14 +222,14 @@ def learning(model: Any, callback: Any = None) -> Block:
     return block
 
 
-@row("pixel-policy", "SB3's SAC on PixelSACPolicy, accelerated")
+@row("pixel-policy", "SB3's SAC on PixelSACPolicy, accelerated", part="sb3")
 def _(options: dict[str, Any]) -> Made:
     from crl import PixelSACPolicy
 
     return learning(sac(options, PixelSACPolicy, accelerated=True)), {}
 
 
-@row("pixel-policy-curl", "the same with AuxiliaryLossCallback(CURL())")
+@row("pixel-policy-curl", "the same with AuxiliaryLossCallback(CURL())", part="sb3")
 def _(options: dict[str, Any]) -> Made:
     from crl import CURL, AuxiliaryLossCallback, PixelSACPolicy
 
@@ -252,17 +255,17 @@ def dqn_block(model: Any, callback: Any = None) -> Made:
     return learning(model, callback), {"batch_size": 32}
 
 
-@row("dqn", "SB3's DQN, NatureCNN, 4x84x84, batch 32", allocator=False)
+@row("dqn", "SB3's DQN, NatureCNN, 4x84x84, batch 32", allocator=False, part="sb3")
 def _(options: dict[str, Any]) -> Made:
     return dqn_block(dqn(options))
 
 
-@row("dqn-accelerated", "the same after crl.accelerate")
+@row("dqn-accelerated", "the same after crl.accelerate", part="sb3")
 def _(options: dict[str, Any]) -> Made:
     return dqn_block(dqn(options, accelerated=True))
 
 
-@row("dqn-curl", "the same, accelerated, with CURL")
+@row("dqn-curl", "the same, accelerated, with CURL", part="sb3")
 def _(options: dict[str, Any]) -> Made:
     from crl import CURL, AuxiliaryLossCallback, RandomShift
 
@@ -288,17 +291,17 @@ def ppo(accelerated: bool = False, curl: bool = False) -> Made:
     return block, {"batch_size": 256}
 
 
-@row("ppo", "SB3's PPO, NatureCNN, 4x84x84: 1024 steps and 4 epochs", unit="iteration", allocator=False)
+@row("ppo", "SB3's PPO, NatureCNN, 4x84x84: 1024 steps and 4 epochs", unit="iteration", allocator=False, part="sb3")
 def _(options: dict[str, Any]) -> Made:
     return ppo()
 
 
-@row("ppo-accelerated", "the same after crl.accelerate", unit="iteration")
+@row("ppo-accelerated", "the same after crl.accelerate", unit="iteration", part="sb3")
 def _(options: dict[str, Any]) -> Made:
     return ppo(accelerated=True)
 
 
-@row("ppo-curl", "the same, accelerated, with CURL", unit="iteration")
+@row("ppo-curl", "the same, accelerated, with CURL", unit="iteration", part="sb3")
 def _(options: dict[str, Any]) -> Made:
     return ppo(accelerated=True, curl=True)
 
@@ -336,12 +339,17 @@ def sampling(options: dict[str, Any], frames: bool) -> Made:
     return block, {"bytes_per_transition": float(size_of) / size}
 
 
-@row("replay-sb3", "a batch from SB3's ReplayBuffer", unit="batch")
+@row("replay-sb3", "a batch from SB3's ReplayBuffer", unit="batch", part="data", allocator=False)
 def _(options: dict[str, Any]) -> Made:
     return sampling(options, frames=False)
 
 
-@row("replay-frames", "a batch from FrameReplayBuffer", unit="batch")
+@row("replay-sb3-allocator", "the same with our allocator", unit="batch", part="data")
+def _(options: dict[str, Any]) -> Made:
+    return sampling(options, frames=False)
+
+
+@row("replay-frames", "a batch from FrameReplayBuffer", unit="batch", part="data")
 def _(options: dict[str, Any]) -> Made:
     return sampling(options, frames=True)
 
@@ -368,14 +376,14 @@ def ours(augmentation: Any) -> Callable[[Any], Any]:
     return lambda images: augmentation(images, generator)
 
 
-@row("crop", "RandomCrop(84) of 100x100, uint8", unit="batch")
+@row("crop", "RandomCrop(84) of 100x100, uint8", unit="batch", part="data")
 def _(options: dict[str, Any]) -> Made:
     from crl import RandomCrop
 
     return augmenting(options, ours(RandomCrop(84)), 100)
 
 
-@row("crop-kornia", "kornia's RandomCrop", unit="batch")
+@row("crop-kornia", "kornia's RandomCrop", unit="batch", part="data")
 def _(options: dict[str, Any]) -> Made:
     from kornia.augmentation import RandomCrop
 
@@ -383,7 +391,7 @@ def _(options: dict[str, Any]) -> Made:
     return augmenting(options, lambda images: crop(images.float()), 100)
 
 
-@row("crop-loop", "one image after another", unit="batch")
+@row("crop-loop", "one image after another", unit="batch", part="data")
 def _(options: dict[str, Any]) -> Made:
     import torch as th
 
@@ -394,14 +402,14 @@ def _(options: dict[str, Any]) -> Made:
     return augmenting(options, loop, 100)
 
 
-@row("shift", "RandomShift(4), uint8", unit="batch")
+@row("shift", "RandomShift(4), uint8", unit="batch", part="data")
 def _(options: dict[str, Any]) -> Made:
     from crl import RandomShift
 
     return augmenting(options, ours(RandomShift(4)), 84)
 
 
-@row("shift-kornia", "ReplicationPad2d and kornia's RandomCrop", unit="batch")
+@row("shift-kornia", "ReplicationPad2d and kornia's RandomCrop", unit="batch", part="data")
 def _(options: dict[str, Any]) -> Made:
     import torch as th
     from kornia.augmentation import RandomCrop
@@ -413,7 +421,12 @@ def _(options: dict[str, Any]) -> Made:
 # ---- end to end
 
 
-@row("steps-cartpole", "curl-sac on dmc/cartpole-swingup: simulation, rendering, acting and updates", unit="agent step")
+@row(
+    "steps-cartpole",
+    "curl-sac on dmc/cartpole-swingup: simulation, rendering, acting and updates",
+    unit="agent step",
+    part="end to end",
+)
 def _(options: dict[str, Any]) -> Made:
     import os
 

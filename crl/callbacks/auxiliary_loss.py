@@ -17,6 +17,7 @@ from crl.callbacks.attachment import Attachment, isolated_random
 from crl.callbacks.find_encoders import FoundEncoder, check_initialisation, find_encoders, image_space
 from crl.callbacks.step_hooks import add_step_hooks, remove_hooks
 from crl.contract import Augmentation, Objective, SequenceBatch, Spaces, ViewBatch
+from crl.networks import faster
 from crl.replay import DataSource, FrameReplayBuffer, ReplaySource, RolloutStore, make_batch
 
 Mode = Literal["own_optimizer", "add_gradient"]
@@ -264,7 +265,8 @@ class AuxiliaryLossCallback(BaseCallback):
         owned = [p for p in parameters if not any(p is other for other in borrowed)]
         heads = [p for p in objective.parameters() if p.requires_grad]
         groups = [{"params": heads, "lr": self.learning_rate}, {"params": owned, "lr": self.learning_rate * self.weight}]
-        optimizer = self.optimizer_class([group for group in groups if group["params"]], **self.optimizer_kwargs)
+        optimizer_class = faster(self.optimizer_class, self.optimizer_kwargs)
+        optimizer = optimizer_class([group for group in groups if group["params"]], **self.optimizer_kwargs)
         clip = self.max_grad_norm
         if clip == "auto":
             clip = getattr(self.model, "max_grad_norm", None) if self.mode == "add_gradient" else None

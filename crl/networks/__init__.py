@@ -1,9 +1,11 @@
 """Conv bodies, initialisations and EMA copies: plain torch, no SB3."""
 
+from crl.networks.adam import FusedAdam, faster
 from crl.networks.bodies import impala_body, nature_body, pixel_body, rainbow_body
 from crl.networks.conv_stack import ConvStack, run_conv_layers
 from crl.networks.ema import ema_copy, ema_update
 from crl.networks.flops import ConvolutionCounter
+from crl.networks.head_stack import HeadStack
 from crl.networks.init import delta_orthogonal_, initialize
 from crl.networks.linear import FastLinear, speed_up_linear
 
@@ -11,9 +13,12 @@ __all__ = [
     "ConvStack",
     "ConvolutionCounter",
     "FastLinear",
+    "FusedAdam",
+    "HeadStack",
     "delta_orthogonal_",
     "ema_copy",
     "ema_update",
+    "faster",
     "impala_body",
     "initialize",
     "nature_body",

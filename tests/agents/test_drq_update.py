@@ -19,6 +19,12 @@ from .test_published_update import FEATURES, Convs, mlp, parameters_of_agent
 UPDATES, SIZE, PAD = 3, SHAPE[-1], 4
 
 
+@pytest.fixture(autouse=True)
+def one_order_of_sums(monkeypatch):
+    """As the port has it: Adam turns the last bit of a gradient near zero into a step."""
+    monkeypatch.setattr("crl.networks.head_stack._channels_innermost", lambda x: False)
+
+
 class Head(nn.Module):
     def __init__(self):
         super().__init__()

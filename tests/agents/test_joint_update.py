@@ -6,6 +6,7 @@ import torch as th
 import torch.nn.functional as F
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from crl.agents.rescaled_policy import RescaledSACPolicy
 from crl.augment import RandomCrop
@@ -69,18 +70,17 @@ def summed_loss(model, data, crops, weight, contrast_moves_critic=True):
 
 
 @pytest.fixture
-def gradients_seen(monkeypatch):
-    """Gradients at each Adam step, by optimiser."""
+def gradients_seen():
+    """Gradients at each optimiser's step, by optimiser."""
     seen = []
-    step = th.optim.Adam.step
 
-    def spy(self, *args, **kwargs):
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        seen.append((self, {id(p): None if p.grad is None else p.grad.clone() for p in parameters}))
-        return step(self, *args, **kwargs)
+    def spy(optimizer, args, kwargs):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        seen.append((optimizer, {id(p): None if p.grad is None else p.grad.clone() for p in parameters}))
 
-    monkeypatch.setattr(th.optim.Adam, "step", spy)
-    return seen
+    handle = register_optimizer_step_pre_hook(spy)
+    yield seen
+    handle.remove()
 
 
 def test_gradients_are_those_of_the_summed_loss(gradients_seen):

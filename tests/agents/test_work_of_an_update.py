@@ -6,12 +6,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crl.agents import build, resolve
 from crl.augment import windows
 from crl.compute import onednn_convolution
 from crl.networks import ConvolutionCounter
+from crl.replay import frame_store
 
 from ..fakes import FakeImages
 
@@ -120,14 +122,13 @@ def test_nothing_waits_for_the_device_or_comes_back_from_it(agents, name, monkey
     model = agents(name)
     assert model._n_updates % model.metrics_interval not in (0, model.metrics_interval - 1)  # looks do wait
     monkeypatch.setattr(windows, "copy_windows", windows.gather_windows)
-    waits, step = Waits(), th.optim.Adam.step
-
-    def unseen(self, *args, **kwargs):  # it reads its count of steps, which is on the CPU wherever the parameters are
-        waits.paused = True
-        step(self, *args, **kwargs)
-        waits.paused = False
-
-    monkeypatch.setattr(th.optim.Adam, "step", unseen)
+    monkeypatch.setattr(frame_store, "_gather", lambda pool, address: pool[address])  # frames are stored on the CPU
+    waits = Waits()
+    # Adam reads its count of steps, which is on the CPU wherever the parameters are
+    handles = [
+        register_optimizer_step_pre_hook(lambda *_: setattr(waits, "paused", True)),
+        register_optimizer_step_post_hook(lambda *_: setattr(waits, "paused", False)),
+    ]
     back = []
     for method in ("cpu", "numpy", "item", "tolist", "__bool__", "__float__", "__int__", "__array__"):
         original = getattr(th.Tensor, method)
@@ -141,6 +142,8 @@ def test_nothing_waits_for_the_device_or_comes_back_from_it(agents, name, monkey
     with waits:
         model.train(1, BATCH)
     monkeypatch.undo()
+    for handle in handles:
+        handle.remove()
     assert waits.found == [] and back == []
 
 

@@ -46,6 +46,7 @@ def test_sac_add_gradient_is_autograd_of_the_summed_loss(weight, monkeypatch):
     # one library for both sides: their roundings differ by more than the bound
     monkeypatch.setattr("crl.networks.linear.onednn_linear", lambda: False)
     monkeypatch.setattr("crl.networks.conv_stack.onednn_convolution", lambda: False)
+    monkeypatch.setattr("crl.policies.faster", lambda optimizer_class, kwargs: optimizer_class)
     model = filled("sac")
     callback = attach(model, AuxiliaryLossCallback(Recorder(), "add_gradient", weight=weight))
     parameters = list(model.policy.encoder.parameters())
