@@ -7,7 +7,6 @@ from typing import Any
 
 import torch as th
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from crl.compute import onednn_convolution
 
@@ -19,7 +18,10 @@ def _conv_relu(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: 
 
 
 class _ConvReLU(th.autograd.Function):
-    """ReLU of a convolution: the mask of the backward pass is read off the output."""
+    """
+    ReLU of a convolution: the mask of the backward pass is read off the output. The backward pass is made of operations that
+    torch can differentiate again, for algorithms that need products with the Hessian (TRPO).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, stride: Pair, padding: Pair) -> th.Tensor:
@@ -29,7 +31,6 @@ class _ConvReLU(th.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
         x, weight, out = ctx.saved_tensors
         stride, padding, bias_shape = ctx.geometry
@@ -45,8 +46,7 @@ class _ConvReLU(th.autograd.Function):
 class ConvStack(nn.Sequential):
     """
     ``nn.Sequential`` of convolutions, each followed by a ReLU. On CPUs each pair is one call of oneDNN, with the same numbers
-    and less memory traffic; elsewhere, and for layers that are no such pairs, it is ``nn.Sequential``. Gradients of gradients
-    are not to be had on CPUs.
+    and less memory traffic; elsewhere, and for layers that are no such pairs, it is ``nn.Sequential``.
     """
 
     def forward(self, x: th.Tensor) -> th.Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 import torch as th
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from crl.compute import onednn_linear
 
@@ -21,13 +20,15 @@ class _Product(th.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, th.Tensor | None, th.Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
+        # with create_graph=True (TRPO's products with the Hessian) this pass is differentiated itself: torch knows how to for
+        # its own operations, not for oneDNN's
+        product = F.linear if th.is_grad_enabled() else _product
         return (
-            _product(gradient, weight.t()) if of_x else None,
-            _product(gradient.t(), x.t()) if of_weight else None,
+            product(gradient, weight.t()) if of_x else None,
+            product(gradient.t(), x.t()) if of_weight else None,
             gradient.sum(0) if of_bias else None,
         )
 
@@ -39,8 +40,7 @@ def _product(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> 
 class FastLinear(nn.Linear):
     """
     ``nn.Linear`` with the same parameters, names and results up to rounding; 2.2 times as fast in float32 on CPUs that MKL
-    does not favour (see :func:`crl.compute.onednn_linear`), plain ``nn.Linear`` everywhere else. Gradients of gradients are
-    not to be had on the fast path.
+    does not favour (see :func:`crl.compute.onednn_linear`), plain ``nn.Linear`` everywhere else.
     """
 
     def forward(self, input: th.Tensor) -> th.Tensor:

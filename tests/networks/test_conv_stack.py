@@ -41,6 +41,21 @@ def test_equals_torchs_own_layers(make, channels, precision, layout):
             assert th.equal(body(images), with_graph)
 
 
+def test_gradients_of_gradients_are_torchs_own():
+    """TRPO multiplies with the Hessian of the KL divergence; a missing second derivative would count as zero there."""
+    body = pixel_body(3, filters=4, layers=3)
+    plain = nn.Sequential(*copy.deepcopy(body))
+    images = th.rand(3, 3, 20, 20)
+    products = []
+    for network in (body, plain):
+        parameters = list(network.parameters())
+        first = th.autograd.grad(network(images).square().sum(), parameters, create_graph=True)
+        along = sum((gradient * th.linspace(-1, 1, gradient.numel()).view(gradient.shape)).sum() for gradient in first)
+        products.append(th.autograd.grad(along, parameters, allow_unused=True))
+    for ours, theirs in zip(*products, strict=True):
+        assert theirs.norm() > 0 and (ours - theirs).norm() <= 1e-4 * theirs.norm()
+
+
 @fused
 def test_each_pair_is_one_operation():
     body, images = pixel_body(9), th.rand(2, 9, 40, 40)

@@ -47,6 +47,20 @@ def test_nothing_is_computed_for_nobody(frozen, calls, monkeypatch):
     assert th.allclose(layer.bias.grad, th.full((4,), 3.0))
 
 
+def test_gradients_of_gradients_are_torchs_own():
+    plain = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2))
+    fast = copy.deepcopy(plain)
+    assert speed_up_linear(fast) == 2
+    x, products = th.randn(6, 5), []
+    for network in (fast, plain):
+        parameters = list(network.parameters())
+        first = th.autograd.grad(network(x).square().sum(), parameters, create_graph=True)
+        along = sum(gradient.square().sum() for gradient in first)
+        products.append(th.autograd.grad(along, parameters, allow_unused=True))
+    for ours, theirs in zip(*products, strict=True):
+        assert theirs.norm() > 0 and th.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.norm().item())
+
+
 def test_other_shapes_and_types_take_torchs_way():
     layer = FastLinear(5, 4)
     plain = nn.Linear(5, 4)
