@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from crl.objectives import CURL
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
+    from crl.tqc_policy import PixelTQCPolicy
 
 _WHERE = {
     "CURL": "crl.objectives",
@@ -49,6 +50,7 @@ _WHERE = {
     "PixelEncoder": "crl.encoders",
     "PixelSACPolicy": "crl.policies",
     "PixelTD3Policy": "crl.policies",
+    "PixelTQCPolicy": "crl.tqc_policy",
     "RainbowEncoder": "crl.encoders",
     "RandomConvolution": "crl.augment",
     "RandomCrop": "crl.augment",
@@ -76,6 +78,7 @@ __all__ = [
     "PixelEncoder",
     "PixelSACPolicy",
     "PixelTD3Policy",
+    "PixelTQCPolicy",
     "RainbowEncoder",
     "RandomConvolution",
     "RandomCrop",

@@ -8,7 +8,8 @@ at its convolutions through a head of its own, without gradient. These policies 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch as th
 from gymnasium import spaces
@@ -24,6 +25,9 @@ from torch import nn
 
 from crl.encoders import BodyHeadEncoder, PixelEncoder
 from crl.networks import faster, speed_up_linear
+
+if TYPE_CHECKING:
+    from crl.tqc_policy import PixelTQCPolicy as PixelTQCPolicy
 
 EncoderGradient = Literal["critic", "actor", "objective"]
 ROUTES = ("critic", "actor", "objective")
@@ -67,21 +71,24 @@ class PixelTD3Actor(OnSharedBody, TD3Actor):
     """SB3's TD3 actor on the critic's conv body."""
 
 
-class PixelCritic(ContinuousCritic):
+class OwnsBody:
     """
-    SB3's Q networks on the shared encoder.
+    Makes a critic the owner of the shared encoder.
 
     :param moves_body: whether the critic's loss may reach the encoder's convolutions. Its own head learns in any case.
     """
 
-    features_extractor: BodyHeadEncoder
+    features_extractor: Any
+    observation_space: spaces.Space
+    normalize_images: bool
+    moves_body: bool
 
     def __init__(self, *args: Any, moves_body: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.moves_body = moves_body
 
-    def forward(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """Q values, ``(batch, 1)`` each."""
+    def features_and_actions(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """``(batch, features_dim + action_dim)``, with the graph that the pass is to have."""
         # An action with a graph comes from the actor: this pass serves the actor's loss, which wants dQ/da alone. Leaving
         # the encoder out of it saves a backward pass through the convolutions whose result SB3 throws away.
         learns = th.is_grad_enabled() and not actions.requires_grad
@@ -91,11 +98,33 @@ class PixelCritic(ContinuousCritic):
             feature_map = self.features_extractor.forward_body(images)
         with th.set_grad_enabled(learns):
             features = self.features_extractor.forward_head(feature_map)
-        q_input = th.cat([features, actions], dim=1)
+        return th.cat([features, actions], dim=1)
+
+
+class PixelCritic(OwnsBody, ContinuousCritic):
+    """SB3's Q networks on the shared encoder."""
+
+    features_extractor: BodyHeadEncoder
+
+    def forward(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """Q values, ``(batch, 1)`` each."""
+        q_input = self.features_and_actions(obs, actions)
         return tuple(q_net(q_input) for q_net in self.q_networks)
 
 
-def _check(name: str, space: spaces.Space, encoder_gradient: str, extractor_class: type[Any], kwargs: dict[str, Any]) -> None:
+def check_one_encoder(
+    name: str, space: spaces.Space, encoder_gradient: str, extractor_class: type[Any], kwargs: dict[str, Any]
+) -> None:
+    """
+    What policies with one encoder are asked for.
+
+    :param name: of the policy, for messages
+    :param space: of the observations
+    :param encoder_gradient: the route
+    :param extractor_class: of the encoder
+    :param kwargs: further arguments of the policy; SB3's switch for sharing is taken out
+    :raises ValueError: says what does not fit
+    """
     if isinstance(space, spaces.Dict):
         raise ValueError(
             f"{name} sees one image and nothing else, the observations are a Dict of {list(space.spaces)}: use "
@@ -114,10 +143,10 @@ def _check(name: str, space: spaces.Space, encoder_gradient: str, extractor_clas
         )
 
 
-class _OneEncoder:
+class OneEncoder:
     """
-    What PixelSACPolicy and PixelTD3Policy share: the critic owns the one encoder, and its convolutions have one owner among
-    the optimisers.
+    What PixelSACPolicy, PixelTD3Policy and PixelTQCPolicy share: the critic owns the one encoder, and its convolutions have
+    one owner among the optimisers.
     """
 
     actor: Any
@@ -125,6 +154,7 @@ class _OneEncoder:
     critic_kwargs: dict[str, Any]
     optimizer_class: type[th.optim.Optimizer]
     optimizer_kwargs: dict[str, Any]
+    _critic_class: type[OwnsBody] = PixelCritic
     _encoder_gradient: EncoderGradient
 
     @property
@@ -138,10 +168,10 @@ class _OneEncoder:
         encoder: BodyHeadEncoder = self.critic.features_extractor
         return encoder
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """A critic with a new encoder."""
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)  # type: ignore[attr-defined]
-        critic = PixelCritic(**kwargs, moves_body=self._encoder_gradient == "critic")
+        critic = self._critic_class(**kwargs, moves_body=self._encoder_gradient == "critic")
         return critic.to(self.device)  # type: ignore[attr-defined]
 
     def _make_optimizers(self, learning_rate: float) -> None:
@@ -159,7 +189,7 @@ class _OneEncoder:
         return {**data, "encoder_gradient": self._encoder_gradient}
 
 
-class PixelSACPolicy(_OneEncoder, SACPolicy):
+class PixelSACPolicy(OneEncoder, SACPolicy):
     """
     SAC policy with one pixel encoder (conv body and head) inside the critic; the actor has its own head on the body.
 
@@ -183,7 +213,7 @@ class PixelSACPolicy(_OneEncoder, SACPolicy):
         features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
         **kwargs: Any,
     ) -> None:
-        _check("PixelSACPolicy", observation_space, encoder_gradient, features_extractor_class, kwargs)
+        check_one_encoder("PixelSACPolicy", observation_space, encoder_gradient, features_extractor_class, kwargs)
         self._encoder_gradient: EncoderGradient = encoder_gradient
         super().__init__(
             observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
@@ -205,7 +235,7 @@ class PixelSACPolicy(_OneEncoder, SACPolicy):
         return actor.to(self.device)
 
 
-class PixelTD3Policy(_OneEncoder, TD3Policy):
+class PixelTD3Policy(OneEncoder, TD3Policy):
     """
     TD3 (and DDPG) policy with one pixel encoder inside the critic; the actor has its own head on its conv body, the target
     actor one on the target critic's.
@@ -228,7 +258,7 @@ class PixelTD3Policy(_OneEncoder, TD3Policy):
         features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
         **kwargs: Any,
     ) -> None:
-        _check("PixelTD3Policy", observation_space, encoder_gradient, features_extractor_class, kwargs)
+        check_one_encoder("PixelTD3Policy", observation_space, encoder_gradient, features_extractor_class, kwargs)
         self._encoder_gradient: EncoderGradient = encoder_gradient
         super().__init__(
             observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
@@ -255,7 +285,7 @@ class PixelTD3Policy(_OneEncoder, TD3Policy):
 
 
 def split_parameters(
-    actor: nn.Module, critic: ContinuousCritic, encoder_gradient: EncoderGradient
+    actor: nn.Module, critic: nn.Module, encoder_gradient: EncoderGradient
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """
     :param actor: with its own head
@@ -272,3 +302,10 @@ def split_parameters(
     if encoder_gradient == "actor":
         return [*actor.parameters(), *body], rest
     return list(actor.parameters()), list(critic.parameters())
+
+
+def __getattr__(name: str) -> Any:
+    # sb3-contrib, whose TQC it is for, is optional
+    if name == "PixelTQCPolicy":
+        return import_module("crl.tqc_policy").PixelTQCPolicy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -88,6 +88,7 @@ def test_clean_environment_has_crl_alone_on_its_path(wheel, tmp_path):
         ("crl.contract", ["stable_baselines3"]),
         ("crl.networks", ["stable_baselines3"]),
         ("crl.metrics", ["stable_baselines3"]),
+        ("crl.policies, crl.callbacks, crl.objectives, crl.cli", ["sb3_contrib"]),
     ],
 )
 def test_importing_is_light(module, absent):

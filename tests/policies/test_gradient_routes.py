@@ -1,14 +1,19 @@
 """Who moves the encoder, seen on ``.grad`` and on the optimisers, under SB3's unmodified ``train()``."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import TQC
+from sb3_contrib.tqc.policies import Critic
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.torch_layers import NatureCNN
 
+import crl.policies
 from crl.encoders import ImpalaEncoder, PixelEncoder
-from crl.policies import PixelSACPolicy, PixelTD3Policy
+from crl.policies import PixelSACPolicy, PixelTD3Policy, PixelTQCPolicy
 
 from ..fakes import FakeImages
 
@@ -30,7 +35,7 @@ def make(cls, policy, **policy_kwargs):
     )
 
 
-ALGORITHMS = [(SAC, PixelSACPolicy), (TD3, PixelTD3Policy)]
+ALGORITHMS = [(SAC, PixelSACPolicy), (TD3, PixelTD3Policy), (TQC, PixelTQCPolicy)]
 ROUTES = ["critic", "actor", "objective"]
 
 
@@ -136,6 +141,19 @@ def test_critic_update_equals_plain_autograd_with_the_encoder_inside():
         th.testing.assert_close(a, b)
 
 
+def test_quantiles_and_their_gradients_are_those_of_sb3_contribs_critic():
+    critic = make(TQC, PixelTQCPolicy, n_quantiles=5, n_critics=3).policy.critic
+    obs, actions = th.randint(0, 256, (8, 6, 20, 20), dtype=th.uint8), th.rand(8, 2)
+    results = []
+    for forward in (type(critic).forward, Critic.forward):
+        quantiles = forward(critic, obs, actions)
+        results.append((quantiles, th.autograd.grad(quantiles.square().mean(), list(critic.parameters()))))
+    (ours, our_gradients), (theirs, their_gradients) = results
+    assert ours.shape == (8, 3, 5)
+    th.testing.assert_close(ours, theirs)
+    th.testing.assert_close(our_gradients, their_gradients)
+
+
 @pytest.mark.parametrize("cls, policy", ALGORITHMS)
 @pytest.mark.parametrize("route", ROUTES)
 def test_save_load_predict_and_go_on(cls, policy, route, tmp_path):
@@ -169,10 +187,11 @@ def test_learning_rate_schedule_reaches_both_optimisers(cls, policy):
     assert len(rates) == 1 and rates.pop() < 1e-3 / 2
 
 
-def test_dict_observations_are_sent_to_the_policy_for_them():
+@pytest.mark.parametrize("cls, policy", ALGORITHMS)
+def test_dict_observations_are_sent_to_the_policy_for_them(cls, policy):
     env = FakeImages(spaces.Box(-1, 1, (2,), np.float32), as_dict=True)
     with pytest.raises(ValueError, match="MultiInputPolicy"):
-        SAC(PixelSACPolicy, env, buffer_size=10)
+        cls(policy, env, buffer_size=10)
 
 
 def test_predict_on_uncropped_images():
@@ -190,6 +209,14 @@ def test_bad_arguments(cls, policy):
         make(cls, policy, features_extractor_class=NatureCNN, features_extractor_kwargs={})
     with pytest.raises(ValueError, match="always shares its encoder"):
         make(cls, policy, share_features_extractor=True)
+
+
+def test_without_sb3_contrib_the_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    monkeypatch.delitem(sys.modules, "crl.tqc_policy")
+    for holder in (crl, crl.policies):
+        with pytest.raises(ImportError, match=r"pip install 'crl\[contrib\]'"):
+            holder.PixelTQCPolicy  # noqa: B018
 
 
 def test_other_encoders_work():
