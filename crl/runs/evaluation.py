@@ -82,7 +82,7 @@ def evaluate(
     :raises EvaluationStopped: when it says so
     """
     random_state = capture_random(model)
-    env = make_env(config["env"]["id"], seed=EVALUATION_SEED, **config["env"]["kwargs"])
+    env = make_env(config["env"]["id"], seed=EVALUATION_SEED, evaluation=True, **config["env"]["kwargs"])
     returns, lengths, frames = [], [], []
     q_values: list[float] = []
     mc_returns: list[float] = []

@@ -15,7 +15,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -27,7 +27,7 @@ from crl.envs.dmc import default_action_repeat, split_id
 from crl.runs.checkpoint import Checkpoints, NoCheckpointError
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
-from crl.runs.run_callback import RunCallback, Stopped, TableWriter
+from crl.runs.run_callback import EventWriter, RunCallback, Stopped, TableWriter
 from crl.runs.state import check_finite, weights_sha256
 from crl.runs.stop import StopRequest
 
@@ -284,7 +284,10 @@ def _learn(
     )
     left = run["steps"] - model.num_timesteps
     try:
-        writers = [TableWriter(Table(folder.progress_file)), TensorBoardOutputFormat(str(folder.path / "tensorboard"))]
+        writers = [
+            TableWriter(Table(folder.progress_file)),
+            EventWriter(str(folder.path / "tensorboard"), model.num_timesteps),
+        ]
         model.set_logger(Logger(str(folder.path), writers))
         folder.update_summary(state="running", error=None)
         # the run's own callback comes last: objectives have caught up by then

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 from stable_baselines3.common.utils import safe_mean
+from torch.utils.tensorboard import SummaryWriter
 
 from crl.runs.checkpoint import Checkpoints
 from crl.runs.evaluation import EvaluationStopped, evaluate
@@ -39,6 +40,21 @@ class TableWriter(KVWriter):
 
     def close(self) -> None:
         """Nothing is kept open."""
+
+
+class EventWriter(TensorBoardOutputFormat):
+    """
+    SB3's TensorBoard log of a run that may have been killed later than its last checkpoint.
+
+    :param folder: of the events
+    :param step: agent step at which the run begins or goes on; earlier events from then on are no longer shown
+    """
+
+    def __init__(self, folder: str, step: int) -> None:
+        super().__init__(folder)
+        if step:
+            self.writer.close()
+            self.writer = SummaryWriter(log_dir=folder, purge_step=step + 1)
 
 
 class RunCallback(BaseCallback):

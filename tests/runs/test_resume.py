@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from crl.runs.folder import Table
 
@@ -43,6 +44,10 @@ def test_killed_at_any_moment(reference, delay, tmp_path):
     assert strip(Table(run / "eval.csv").rows()) == strip(Table(path / "eval.csv").rows())
     steps = [float(row["step"]) for row in Table(run / "progress.csv").rows()]
     assert steps == sorted(set(steps))
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    shown = [event.step for event in events.Scalars("rollout/ep_rew_mean")]
+    assert shown == steps, "events of the part that was lost are not shown"
 
 
 def test_sigterm_saves_and_resume_goes_on(reference, tmp_path):
