@@ -1,5 +1,6 @@
 """
-Does the lean update learn as well? bf16, the joint pass, and both, against fp32 with separate steps, on ``toy/reach``.
+Does the lean update learn as well? bf16, the joint pass, and both, against fp32 with separate steps, on ``toy/reach``; and both
+with a head on globally averaged features, which do without the largest matrix.
 
 Each arm is CURL's SAC with two fields set; each seed gives the area under its evaluation curve, in percent of the reference's
 mean area. An arm is *not inferior* when the lower one-sided 90 % bound of its mean difference, seed by seed, lies above -10 %;
@@ -43,6 +44,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "bf16": {**SEPARATE, "policy.precision": "bf16"},
     "joint": {**JOINT, "policy.precision": "fp32"},
     "both": {**JOINT, "policy.precision": "bf16"},
+    # not a way to compute the same: another, smaller head
+    "both, pooled": {**JOINT, "policy.precision": "bf16", "policy.pool_size": 1},
 }
 FIELDS = ["arm", "seed", "area", "final", "steps", "seconds"]
 
