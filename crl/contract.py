@@ -43,23 +43,26 @@ class DataRequest:
     What one loss evaluation needs.
 
     :param kind: ``"views"``: independently augmented views of single observations; ``"sequence"``: ``steps``
-        consecutive steps of one episode
+        consecutive steps of one episode; ``"episodes"``: whole episodes, from reset to end
     :param views: number of views of each observation (``kind="views"``)
-    :param steps: T, the number of transitions in a row (``kind="sequence"``)
+    :param steps: T, the number of transitions in a row (``kind="sequence"``); of longer episodes only so many steps from the
+        reset on, 0: all (``kind="episodes"``)
     :raises ValueError: when the numbers do not fit the kind
     """
 
-    kind: Literal["views", "sequence"] = "views"
+    kind: Literal["views", "sequence", "episodes"] = "views"
     views: int = 2
     steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("views", "sequence"):
-            raise ValueError(f"DataRequest(kind={self.kind!r}): choose 'views' or 'sequence'")
+        if self.kind not in ("views", "sequence", "episodes"):
+            raise ValueError(f"DataRequest(kind={self.kind!r}): choose 'views', 'sequence' or 'episodes'")
         if self.kind == "views" and self.views < 1:
             raise ValueError(f"DataRequest(views={self.views}): an objective on views needs at least 1")
-        if self.kind != "views" and self.steps < 1:
-            raise ValueError(f"DataRequest(kind={self.kind!r}, steps={self.steps}): steps must be at least 1")
+        if self.kind == "sequence" and self.steps < 1:
+            raise ValueError(f"DataRequest(kind='sequence', steps={self.steps}): steps must be at least 1")
+        if self.kind == "episodes" and self.steps < 0:
+            raise ValueError(f"DataRequest(kind='episodes', steps={self.steps}): a limit of at least 1, or 0 for none")
 
 
 @dataclass
@@ -82,9 +85,10 @@ class ViewBatch:
 @dataclass
 class SequenceBatch:
     """
-    ``batch`` windows of T consecutive steps. ``obs[:, t + 1]`` is what step t led to (the true terminal observation,
-    never the one after a reset). Where ``mask[:, t]`` is False, step t lies after the end of the episode (or beyond the
-    data): its action, reward, flags and ``obs[:, t + 1]`` are padding and must not count. ``obs[:, 0]`` always counts.
+    ``batch`` windows of T consecutive steps; or ``batch`` whole episodes, T being the length of the longest.
+    ``obs[:, t + 1]`` is what step t led to (the true terminal observation, never the one after a reset). Where
+    ``mask[:, t]`` is False, step t lies after the end of the episode (or beyond the data): its action, reward, flags and
+    ``obs[:, t + 1]`` are padding and must not count. ``obs[:, 0]`` always counts.
 
     :param obs: ``(batch, T + 1, channels, height, width)``, uint8, values 0..255, not augmented (see :meth:`view`)
     :param actions: ``(batch, T, action_dim)``; float32 in [-1, 1] (Box) or int64 (Discrete: ``action_dim`` is 1)

@@ -15,7 +15,7 @@ from crl.policies import EncoderGradient, OneEncoder, OnSharedBody, OwnsBody, ch
 try:
     from sb3_contrib.tqc.policies import Actor, Critic, TQCPolicy
 except ModuleNotFoundError as error:
-    if error.name != "sb3_contrib":
+    if str(error.name).partition(".")[0] != "sb3_contrib":
         raise
     raise ImportError("PixelTQCPolicy is for the TQC of sb3-contrib: pip install 'crl[contrib]'") from error
 

@@ -33,6 +33,23 @@ def isolated_random(device: th.device, seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """
+    Evaluation mode inside, so that running statistics (BatchNorm's, CrossQ's BatchRenorm's), which describe the agent's own
+    batches, do not move. Outside each layer is in its own mode again: algorithms set them apart (CrossQ does).
+
+    :param module: an encoder
+    """
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
 class Attachment:
     """
     Holds an objective, the agent's encoder that it trains, and the optimiser for what the agent's own does not step.
@@ -114,16 +131,10 @@ class Attachment:
         batch = draw(self.objective)
         if batch is None:
             return False
-        # Running statistics of BatchNorm describe the agent's own batches: the objective must not move them
-        extractor = self.found.encoder.extractor
-        training = extractor.training
-        extractor.eval()
-        try:
+        with evaluation_mode(self.found.encoder.extractor):
             gradients, metrics = self._gradients(batch)
             if self._rl_gradients is not None or self.n_updates % self.log_interval == 0:
                 metrics |= self._closer_look(batch, gradients)
-        finally:
-            extractor.train(training)
         self._record(metrics)
         self._add_to_borrowed(gradients[: len(self.borrowed)])
         for parameter, gradient in zip(self.owned + self.heads, gradients[len(self.borrowed) :], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from crl.callbacks.attachment import Attachment, isolated_random
+from crl.callbacks.attachment import Attachment, evaluation_mode, isolated_random
 from crl.callbacks.find_encoders import FoundEncoder, check_initialisation, find_encoders, image_space
 from crl.callbacks.step_hooks import add_step_hooks, remove_hooks
 from crl.contract import Augmentation, Objective, SequenceBatch, Spaces, ViewBatch
@@ -22,6 +23,8 @@ from crl.replay import DataSource, FrameReplayBuffer, ReplaySource, RolloutStore
 
 Mode = Literal["own_optimizer", "add_gradient"]
 FORMAT = 1
+#: whole episodes in a batch, unless told: each is hundreds of observations
+_EPISODES = 8
 
 
 class AuxiliaryLossCallback(BaseCallback):
@@ -51,7 +54,7 @@ class AuxiliaryLossCallback(BaseCallback):
         rate.
     :param balance: ``"add_gradient"`` only: scales the objective's encoder gradient to this multiple of the RL gradient's norm
         (running means of both), so that critic errors of hundreds do not drown it. None: plain ``weight``.
-    :param batch_size: observations (or windows) in one step; None takes the model's
+    :param batch_size: observations (or windows) in one step; None takes the model's, or 8 whole episodes
     :param learning_rate: of the own Adam (1e-3 in CURL and ATC)
     :param optimizer_class: of the own optimiser
     :param optimizer_kwargs: further arguments of it
@@ -137,9 +140,13 @@ class AuxiliaryLossCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         model = self.model
-        if self.mode == "add_gradient" and type(model).__name__ == "TRPO":
-            # a gradient added to TRPO's optimiser would reach the value network alone
-            raise ValueError("TRPO does not step its policy by an optimiser: use mode='own_optimizer'")
+        # by name: sb3-contrib is optional; subclasses are TRPOs too
+        if self.mode == "add_gradient" and "TRPO" in [cls.__name__ for cls in type(model).__mro__]:
+            raise ValueError(
+                "mode='add_gradient' needs an optimiser that steps the encoder by the agent's loss. TRPO moves its policy by "
+                "a line search; its optimiser fits the value function alone, without the encoder that the policy shares: use "
+                "mode='own_optimizer'"
+            )
         space, key = image_space(model)
         found = find_encoders(model, self.encoders)
         self._names_encoders = len(find_encoders(model)) > 1
@@ -161,6 +168,8 @@ class AuxiliaryLossCallback(BaseCallback):
 
     def _resolve_batch_size(self) -> int:
         batch_size = self.batch_size or int(getattr(self.model, "batch_size", 0) or 256)  # A2C has no batch size
+        if self.objective.request.kind == "episodes" and not self.batch_size:
+            batch_size = min(batch_size, _EPISODES)
         if batch_size < 2:
             raise ValueError(
                 f"the model's batch_size is {batch_size}, a contrast needs at least 2: pass batch_size= to the callback"
@@ -198,10 +207,8 @@ class AuxiliaryLossCallback(BaseCallback):
             images = th.zeros(1, *space.shape, dtype=th.uint8 if space.dtype == np.uint8 else th.float32, device=device)
             views = images if augment is None else augment(images, th.Generator(device))
             for item in found:
-                training = item.encoder.extractor.training
-                item.encoder.extractor.eval()
-                item.encoder(views)
-                item.encoder.extractor.train(training)
+                with evaluation_mode(item.encoder.extractor):
+                    item.encoder(views)
         return augment
 
     def _make_generators(self) -> None:
@@ -363,6 +370,13 @@ class AuxiliaryLossCallback(BaseCallback):
             if self.mode == "own_optimizer":
                 self._catch_up(item)
             remove_hooks(item.found.optimizer, all_but=None)
+            if item.n_rl_updates >= self.interval and not item.n_updates:
+                warnings.warn(
+                    f"{self.name} never trained the {item.name} encoder in {item.n_rl_updates} updates of the agent: there "
+                    "was never enough data for its request. Lower batch_size=, or, on-policy, raise store_size= (episodes "
+                    "longer than a rollout are not whole in one)",
+                    stacklevel=2,
+                )
 
     # ---- saving
 

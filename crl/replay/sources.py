@@ -36,10 +36,14 @@ class DataSource(Protocol):
     """Answers requests for data. Draws from the generator that it is given, never from a global one."""
 
     def ready(self, request: DataRequest, batch_size: int) -> bool:
-        """Whether there is enough to draw a batch from."""
+        """Whether there is enough to draw a batch from: as many transitions, or whole episodes, as it is to hold."""
 
     def draw(self, request: DataRequest, batch_size: int, rng: np.random.Generator) -> RawViews | RawSequences:
-        """``batch_size`` observations or windows, uniformly over what is stored, with replacement."""
+        """
+        ``batch_size`` observations, windows or whole episodes, uniformly over what is stored, with replacement. Windows
+        begin anywhere. An episode is whole when its reset and its end are both stored: one that the ring has begun to
+        overwrite is not, nor is one that a further ``learn()`` broke off.
+        """
 
 
 class ReplaySource:
@@ -60,27 +64,57 @@ class ReplaySource:
 
         :raises ValueError: for sequences from a buffer that does not keep them
         """
-        if request.kind == "sequence" and self.buffer.optimize_memory_usage:
+        if request.kind != "views" and self.buffer.optimize_memory_usage:
             raise ValueError(
                 "with optimize_memory_usage=True SB3's ReplayBuffer overwrites terminal observations, which sequences need: "
                 "leave the option out, or use FrameReplayBuffer, which takes less memory still"
             )
+        if request.kind == "episodes":
+            return self.buffer.size() > 0 and len(self._whole_episodes()[0]) >= batch_size
         return self.buffer.size() * self.buffer.n_envs >= batch_size
 
     def draw(self, request: DataRequest, batch_size: int, rng: np.random.Generator) -> RawViews | RawSequences:
         """See :class:`DataSource`."""
+        if request.kind == "episodes":
+            first, last, env = self._whole_episodes()
+            chosen = rng.integers(len(first), size=batch_size)
+            return self._episodes(first[chosen], last[chosen], env[chosen], request.steps)
         buffer = self.buffer
         steps = rng.integers(buffer.size(), size=batch_size)  # from the oldest transition on
         env = rng.integers(buffer.n_envs, size=batch_size)
-        oldest = buffer.pos if buffer.full else 0
         if request.kind == "views":
-            return RawViews(self._observations((oldest + steps) % buffer.buffer_size, env))
-        return self._windows(oldest, steps, env, request.steps)
+            return RawViews(self._observations(self._slots(steps), env))
+        return self._windows(steps, env, request.steps)
 
-    def _windows(self, oldest: int, start: np.ndarray, env: np.ndarray, n_steps: int) -> RawSequences:
+    def _slots(self, logical: np.ndarray) -> np.ndarray:
+        """Where transitions lie that are counted from the oldest one on."""
+        return ((self.buffer.pos if self.buffer.full else 0) + logical) % self.buffer.buffer_size
+
+    def _whole_episodes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """First and last transition, counted from the oldest, and environment of the episodes between two stored ends."""
+        buffer = self.buffer
+        ended = buffer.dones[self._slots(np.arange(buffer.size()))] > 0
+        env, last = np.nonzero(ended.T)  # sorted by environment, then by time
+        is_first_end = np.diff(env, prepend=-1) != 0
+        first = np.where(is_first_end, 0, np.concatenate([[0], last[:-1] + 1])[: len(last)])
+        # once the ring is full, the reset before a column's first end has most likely been overwritten
+        whole = ~is_first_end | (not buffer.full)
+        return first[whole], last[whole], env[whole]
+
+    def _episodes(self, first: np.ndarray, last: np.ndarray, env: np.ndarray, limit: int) -> RawSequences:
+        starts = first.copy()
+        # One by one: without notes of jumps (SB3's buffers) all observations of an episode have to be compared
+        for row, (begin, end) in enumerate(zip(first, last, strict=True)):
+            jumps = np.flatnonzero(self._jumps(self._slots(np.arange(begin, end + 1))[None], env[row : row + 1])[0])
+            if len(jumps):
+                starts[row] += jumps[-1] + 1
+        longest = int((last - starts).max()) + 1
+        return self._windows(starts, env, min(longest, limit or longest))
+
+    def _windows(self, start: np.ndarray, env: np.ndarray, n_steps: int) -> RawSequences:
         buffer = self.buffer
         logical = start[:, None] + np.arange(n_steps)  # (batch, T), counted from the oldest transition
-        slots = (oldest + logical) % buffer.buffer_size
+        slots = self._slots(logical)
         columns = env[:, None]
         stored = logical < buffer.size()
         done = buffer.dones[slots, columns] > 0

@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from crl.augment import RandomShift
 from crl.contract import DataRequest
@@ -30,6 +30,7 @@ def tell(story, kind):
             timeout = infos[env]["TimeLimit.truncated"]
             plain[env].append(
                 dict(
+                    starts=not plain[env] or not plain[env][-1]["continues"],
                     obs=obs[env],
                     next_obs=next_obs[env],
                     action=action[env],
@@ -57,34 +58,97 @@ def jump_is_invisible(transitions, start, steps):
 def test_windows_are_slices_of_one_episode(kind, story, steps):
     buffer, plain = tell(story, kind)
     source = ReplaySource(buffer)
-    oldest = buffer.pos if buffer.full else 0
     size = len(plain[0])
     start = np.repeat(np.arange(size), story.n_envs)
     env = np.tile(np.arange(story.n_envs), size)
-    raw = source._windows(oldest, start, env, steps)
+    raw = source._windows(start, env, steps)
     assert raw.obs.shape == (len(start), steps + 1, *story.space.shape) and raw.obs.dtype == np.uint8
     assert raw.mask.shape == raw.rewards.shape == raw.terminated.shape == (len(start), steps)
     for row, (s, e) in enumerate(zip(start, env, strict=True)):
         if jump_is_invisible(plain[e], s, steps):
             continue
-        transitions = plain[e][s:]
         expected = []
-        for transition in transitions[:steps]:
+        for transition in plain[e][s : s + steps]:
             expected.append(transition)
             if not transition["continues"]:
                 break
-        n = len(expected)
-        assert raw.mask[row].tolist() == [True] * n + [False] * (steps - n)
-        assert (raw.obs[row, 0] == expected[0]["obs"]).all()
-        for t, transition in enumerate(expected):
-            assert (raw.obs[row, t + 1] == transition["next_obs"]).all()
-            assert (raw.actions[row, t] == transition["action"]).all()
-            assert raw.rewards[row, t] == transition["reward"]
-            assert raw.terminated[row, t] == transition["terminated"]
-            assert raw.truncated[row, t] == transition["truncated"]
-        for t in range(n, steps):
-            assert (raw.obs[row, t + 1] == expected[-1]["next_obs"]).all(), "padding repeats the last observation"
-            assert raw.rewards[row, t] == 0 and not raw.terminated[row, t] and not raw.truncated[row, t]
+        assert_holds(raw, row, expected)
+
+
+def assert_holds(raw, row, expected):
+    """A row is these transitions, and padding after them."""
+    n, steps = len(expected), raw.mask.shape[1]
+    assert raw.mask[row].tolist() == [True] * n + [False] * (steps - n)
+    assert (raw.obs[row, 0] == expected[0]["obs"]).all()
+    for t, transition in enumerate(expected):
+        assert (raw.obs[row, t + 1] == transition["next_obs"]).all()
+        assert (raw.actions[row, t] == transition["action"]).all()
+        assert raw.rewards[row, t] == transition["reward"]
+        assert raw.terminated[row, t] == transition["terminated"]
+        assert raw.truncated[row, t] == transition["truncated"]
+    for t in range(n, steps):
+        assert (raw.obs[row, t + 1] == expected[-1]["next_obs"]).all(), "padding repeats the last observation"
+        assert raw.rewards[row, t] == 0 and not raw.terminated[row, t] and not raw.truncated[row, t]
+
+
+def whole_episodes(transitions, full):
+    """
+    Those that begin with a reset and end with a done, oldest first. Of a ring that is full, what ends first counts as begun
+    before the ring's oldest transition.
+    """
+    episodes, ends, running = [], 0, None
+    for transition in transitions:
+        if transition["starts"]:
+            running = []
+        if running is not None:
+            running.append(transition)
+        if transition["terminated"] or transition["truncated"]:
+            ends += 1
+            if running is not None and not (full and ends == 1):
+                episodes.append(running)
+            running = None
+    return episodes
+
+
+@pytest.mark.parametrize("kind", ["frames", "sb3"])
+@settings(max_examples=60, deadline=None)
+@given(story=stories(), limit=st.integers(0, 5))
+def test_whole_episodes_are_those_of_a_plain_store(kind, story, limit):
+    buffer, plain = tell(story, kind)
+    source = ReplaySource(buffer)
+    first, last, env = source._whole_episodes()
+    expected = [episode for transitions in plain for episode in whole_episodes(transitions, buffer.full)]
+    assert len(env) == len(expected)
+    request = DataRequest("episodes", steps=limit)
+    assert source.ready(request, len(expected)) and not source.ready(request, len(expected) + 1)
+    if not expected or any(jump_is_invisible(transitions, 0, len(transitions)) for transitions in plain):
+        return
+    raw = source._episodes(first, last, env, limit)
+    longest = max(len(episode) for episode in expected)
+    assert raw.mask.shape == (len(expected), min(longest, limit or longest))
+    for row, episode in enumerate(expected):
+        assert_holds(raw, row, episode[: limit or None])
+    drawn = source.draw(request, 50, np.random.default_rng(0))
+    known = {episode[0]["obs"].tobytes() for episode in expected}
+    assert {obs.tobytes() for obs in drawn.obs[:, 0]} <= known
+    assert len(known) > 6 or {obs.tobytes() for obs in drawn.obs[:, 0]} == known
+
+
+def test_episodes_of_dict_observations():
+    """SB3's DictReplayBuffer, windows and episodes of its image."""
+    image = spaces.Box(0, 255, (2, 16, 17), np.uint8)
+    space = spaces.Dict(image=image, speed=spaces.Box(-1, 1, (2,)))
+    buffer = DictReplayBuffer(30, space, ACTIONS, "cpu", 1)
+    story = Story(2, 1, 1, 30, "repeat", tuple((1,) if t % 4 == 3 else (0,) for t in range(14)), all_different=True)
+    plain = tell(story, "sb3")[1][0]
+    for obs, next_obs, *rest in Teller(story).steps():
+        buffer.add(*(dict(image=images, speed=np.zeros((1, 2))) for images in (obs, next_obs)), *rest)
+    source = ReplaySource(buffer, key="image")
+    raw = source._episodes(*source._whole_episodes(), limit=0)
+    episodes = whole_episodes(plain, full=False)
+    assert len(raw.mask) == len(episodes) == 3
+    for row, episode in enumerate(episodes):
+        assert_holds(raw, row, episode)
 
 
 @pytest.mark.parametrize("kind", ["frames", "sb3"])
@@ -139,7 +203,16 @@ def test_sequences_need_terminal_observations():
         source.ready(DataRequest("sequence", steps=2), 8)
 
 
-@pytest.mark.parametrize("kwargs", [dict(kind="pairs"), dict(views=0), dict(kind="sequence"), dict(kind="sequence", steps=0)])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(kind="pairs"),
+        dict(views=0),
+        dict(kind="sequence"),
+        dict(kind="sequence", steps=0),
+        dict(kind="episodes", steps=-1),
+    ],
+)
 def test_wrong_requests(kwargs):
     with pytest.raises(ValueError, match="DataRequest"):
         DataRequest(**kwargs)
