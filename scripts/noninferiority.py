@@ -1,6 +1,6 @@
 """
-Does the lean update learn as well? bf16, the joint pass, and both, against fp32 with separate steps, on ``toy/reach``; and both
-with a head on globally averaged features, which do without the largest matrix.
+Does the lean update learn as well? bf16, the joint pass, and both, against fp32 with separate steps, on ``toy/reach``; and
+both with a head on globally averaged features, which do without the largest matrix.
 
 Each arm is CURL's SAC with two fields set; each seed gives the area under its evaluation curve, in percent of the reference's
 mean area. An arm is *not inferior* when the lower one-sided 90 % bound of its mean difference, seed by seed, lies above -10 %;
