@@ -47,12 +47,15 @@ class DataRequest:
     :param views: number of views of each observation (``kind="views"``)
     :param steps: T, the number of transitions in a row (``kind="sequence"``); of longer episodes only so many steps from the
         reset on, 0: all (``kind="episodes"``)
+    :param origin: whether windows tell which episode they are from, and from when on (:attr:`SequenceBatch.episode`,
+        :attr:`SequenceBatch.time`); the price is a look at all stored ends of episodes
     :raises ValueError: when the numbers do not fit the kind
     """
 
     kind: Literal["views", "sequence", "episodes"] = "views"
     views: int = 2
     steps: int = 0
+    origin: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("views", "sequence", "episodes"):
@@ -63,6 +66,8 @@ class DataRequest:
             raise ValueError(f"DataRequest(kind='sequence', steps={self.steps}): steps must be at least 1")
         if self.kind == "episodes" and self.steps < 0:
             raise ValueError(f"DataRequest(kind='episodes', steps={self.steps}): a limit of at least 1, or 0 for none")
+        if self.origin and self.kind == "views":
+            raise ValueError("DataRequest(kind='views', origin=True): single observations do not tell where they are from")
 
 
 @dataclass
@@ -98,6 +103,9 @@ class SequenceBatch:
     :param mask: ``(batch, T)`` bool, step t belongs to the window's first episode
     :param augment: the augmentation in force (the objective's own, else the buffer's), None when there is none
     :param generator: for every draw of the objective
+    :param weights: ``(batch,)`` float32, importance weights of a prioritised buffer; None: all count alike
+    :param episode: ``(batch,)`` int64, equal for windows of the same episode; None unless ``DataRequest(origin=True)``
+    :param time: ``(batch,)`` int64, when the window begins; differences within an episode are steps. None as ``episode``
     """
 
     obs: th.Tensor
@@ -108,6 +116,9 @@ class SequenceBatch:
     mask: th.Tensor
     augment: Augmentation | None = None
     generator: th.Generator | None = None
+    weights: th.Tensor | None = None
+    episode: th.Tensor | None = None
+    time: th.Tensor | None = None
 
     def __len__(self) -> int:
         return self.obs.shape[0]
@@ -148,6 +159,9 @@ class Encoder(Protocol):
     def feature_map(self, obs: th.Tensor) -> th.Tensor:
         """The last convolution's output, ``(batch, filters, height', width')`` float32."""
 
+    def forward_head(self, feature_map: th.Tensor) -> th.Tensor:
+        """What follows the last convolution: a feature map to ``(batch, features_dim)`` float32."""
+
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """What moves when the encoder learns."""
 
@@ -167,6 +181,8 @@ class Objective(nn.Module):
     request: DataRequest = DataRequest()
     #: False for objectives that make sense on plain pixels (no error when neither they nor the buffer augment)
     needs_augmentation: bool = True
+    #: observations or windows in a batch, where the agent's own batch size makes no sense; None: the agent's
+    batch_size: int | None = None
 
     def __init__(self, augment: Augmentation | None = None) -> None:
         super().__init__()

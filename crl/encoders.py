@@ -376,7 +376,18 @@ class ModelEncoder(nn.Module):
             return self.extractor.forward_body(self._preprocess(obs))
         if isinstance(self.extractor, NatureCNN):
             return self.extractor.cnn[:-1](self._preprocess(obs))  # the last module flattens
-        raise ValueError(
+        raise self._has_no_parts()
+
+    def forward_head(self, feature_map: th.Tensor) -> th.Tensor:
+        """The last conv layer's ``(batch, filters, height', width')`` to ``(batch, features_dim)``."""
+        if isinstance(self.extractor, BodyHeadEncoder):
+            return self.extractor.forward_head(feature_map)
+        if isinstance(self.extractor, NatureCNN):
+            return self.extractor.linear(feature_map.flatten(1))
+        raise self._has_no_parts()
+
+    def _has_no_parts(self) -> ValueError:
+        return ValueError(
             f"{type(self.extractor).__name__} does not tell its conv body from its head, so it has no feature map: "
             "use an encoder of crl (PixelEncoder, NatureEncoder, RainbowEncoder, ImpalaEncoder) or SB3's NatureCNN"
         )

@@ -54,7 +54,8 @@ class AuxiliaryLossCallback(BaseCallback):
         rate.
     :param balance: ``"add_gradient"`` only: scales the objective's encoder gradient to this multiple of the RL gradient's norm
         (running means of both), so that critic errors of hundreds do not drown it. None: plain ``weight``.
-    :param batch_size: observations (or windows) in one step; None takes the model's, or 8 whole episodes
+    :param batch_size: observations (or windows) in one step; None takes the model's, or 8 whole episodes, or what
+        the objective asks for (:attr:`crl.contract.Objective.batch_size`)
     :param learning_rate: of the own Adam (1e-3 in CURL and ATC)
     :param optimizer_class: of the own optimiser
     :param optimizer_kwargs: further arguments of it
@@ -167,7 +168,8 @@ class AuxiliaryLossCallback(BaseCallback):
             (print if self.verbose else self.logger.info)(line)
 
     def _resolve_batch_size(self) -> int:
-        batch_size = self.batch_size or int(getattr(self.model, "batch_size", 0) or 256)  # A2C has no batch size
+        agents_own = int(getattr(self.model, "batch_size", 0) or 256)  # A2C has no batch size
+        batch_size = self.batch_size or self.objective.batch_size or agents_own
         if self.objective.request.kind == "episodes" and not self.batch_size:
             batch_size = min(batch_size, _EPISODES)
         if batch_size < 2:

@@ -30,6 +30,9 @@ class RawSequences(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     mask: np.ndarray
+    weights: np.ndarray | None = None
+    episode: np.ndarray | None = None
+    time: np.ndarray | None = None
 
 
 class DataSource(Protocol):
@@ -78,13 +81,29 @@ class ReplaySource:
         if request.kind == "episodes":
             first, last, env = self._whole_episodes()
             chosen = rng.integers(len(first), size=batch_size)
-            return self._episodes(first[chosen], last[chosen], env[chosen], request.steps)
+            raw = self._episodes(first[chosen], last[chosen], env[chosen], request.steps)
+            # numbers of the episodes, and no other time within them than their first step
+            return raw._replace(episode=chosen, time=np.zeros_like(chosen)) if request.origin else raw
         buffer = self.buffer
         steps = rng.integers(buffer.size(), size=batch_size)  # from the oldest transition on
         env = rng.integers(buffer.n_envs, size=batch_size)
         if request.kind == "views":
             return RawViews(self._observations(self._slots(steps), env))
-        return self._windows(steps, env, request.steps)
+        raw = self._windows(steps, env, request.steps)
+        return raw._replace(episode=self._episode_of(steps, env), time=steps) if request.origin else raw
+
+    def _episode_of(self, steps: np.ndarray, env: np.ndarray) -> np.ndarray:
+        """
+        ``(batch,)`` int64, a number of the episode that each transition belongs to. SB3's buffers do not know of jumps: there,
+        two episodes of which the first was broken off share a number.
+        """
+        buffer = self.buffer
+        slots = self._slots(np.arange(buffer.size()))
+        ends = buffer.dones[slots] > 0
+        if isinstance(buffer, FrameReplayBuffer):
+            ends |= buffer.cut[slots]
+        before = np.cumsum(ends, axis=0) - ends  # ends before each transition
+        return np.asarray(before[steps, env] * buffer.n_envs + env, dtype=np.int64)
 
     def _slots(self, logical: np.ndarray) -> np.ndarray:
         """Where transitions lie that are counted from the oldest one on."""
@@ -234,4 +253,5 @@ def make_batch(
         to_device(raw.mask, device),
         augment,
         generator,
+        *(None if extra is None else to_device(extra, device) for extra in (raw.weights, raw.episode, raw.time)),
     )

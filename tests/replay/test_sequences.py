@@ -191,6 +191,47 @@ def test_batches_on_the_device():
     assert th.equal(plain.view(2), plain.obs[:, 2])
 
 
+@pytest.mark.parametrize("kind", ["frames", "sb3"])
+@settings(max_examples=40, deadline=None)
+@given(story=stories())
+def test_windows_tell_where_they_are_from(kind, story):
+    """Episode numbers agree with a plain store; the buffer does not know jumps that SB3 does not note."""
+    buffer, plain = tell(story, kind)
+    numbers = []
+    for env, transitions in enumerate(plain):
+        number = 0
+        for time, transition in enumerate(transitions):
+            numbers.append((env, number, time, transition["obs"].tobytes()))
+            ended = transition["terminated"] or transition["truncated"]
+            number += ended if kind == "sb3" else not transition["continues"] and time < len(transitions) - 1
+    raw = ReplaySource(buffer).draw(DataRequest("sequence", steps=2, origin=True), 30, np.random.default_rng(0))
+    assert raw.episode.shape == raw.time.shape == (30,) and raw.episode.dtype == np.int64
+    named = {}
+    for episode, time, obs in zip(raw.episode, raw.time, raw.obs[:, 0], strict=True):
+        fits = {(env, number) for env, number, t, image in numbers if t == time and image == obs.tobytes()}
+        assert fits, "the window does not begin where it says"
+        named[int(episode)] = named.get(int(episode), fits) & fits
+    assert all(named.values()), "one number for two episodes"
+    if all(len(fits) == 1 for fits in named.values()):
+        assert len({min(fits) for fits in named.values()}) == len(named), "two numbers for one episode"
+
+
+def test_origins_reach_the_batch():
+    buffer, _ = tell(Story(2, 1, 1, 20, "repeat", ((0,), (0,), (1,)) * 5), "frames")
+    source, rng = ReplaySource(buffer), np.random.default_rng(0)
+    for origin in (False, True):
+        request = DataRequest("sequence", steps=2, origin=origin)
+        batch = make_batch(source.draw(request, 8, rng), request, th.device("cpu"), None, None)
+        assert batch.weights is None
+        if not origin:
+            assert batch.episode is None and batch.time is None
+    assert batch.episode.dtype == batch.time.dtype == th.int64 and (batch.time // 3 == batch.episode).all()
+    request = DataRequest("episodes", origin=True)
+    raw = source.draw(request, 8, rng)
+    same = raw.episode[:, None] == raw.episode
+    assert (same == (raw.obs[:, None, 0] == raw.obs[None, :, 0]).all((2, 3, 4))).all() and not raw.time.any()
+
+
 def test_sequences_need_terminal_observations():
     story = Story(2, 1, 1, 20, "repeat", ((0,),) * 30)
     arguments = (20, story.space, ACTIONS, "cpu", 1)
@@ -211,6 +252,7 @@ def test_sequences_need_terminal_observations():
         dict(kind="sequence"),
         dict(kind="sequence", steps=0),
         dict(kind="episodes", steps=-1),
+        dict(kind="views", origin=True),
     ],
 )
 def test_wrong_requests(kwargs):
