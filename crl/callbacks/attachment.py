@@ -148,9 +148,9 @@ class Attachment:
         loss, metrics = self.objective.loss(batch)
         parameters = self.borrowed + self.owned + self.heads
         gradients: list[th.Tensor | None] = list(th.autograd.grad(loss, parameters, allow_unused=True))
-        if self.clip is not None:
-            n = len(self.borrowed) + len(self.owned)
-            of_encoder = [gradient for gradient in gradients[:n] if gradient is not None]
+        n = len(self.borrowed) + len(self.owned)
+        of_encoder = [gradient for gradient in gradients[:n] if gradient is not None]
+        if self.clip is not None and of_encoder:
             norm = th.nn.utils.get_total_norm(of_encoder)
             scale = th.clamp(self.clip / (norm + 1e-6), max=1.0)
             th._foreach_mul_(of_encoder, scale)

@@ -1,0 +1,92 @@
+"""Every algorithm with every objective: the encoder is moved by the objective, and by nothing else that a callback brings."""
+
+import pytest
+
+from crl.matrix import MODES, ROWS, STEPS, Row, WatchedLoss, attempt, make_objective, matrix_lines
+from crl.objectives import OBJECTIVES
+
+#: the most usual policy of each algorithm
+ONE_EACH = tuple({row.algorithm: row for row in reversed(ROWS)}.values())
+
+
+def modes_of(row):
+    return MODES[:1] if row.algorithm == "TRPO" else MODES
+
+
+def trained(row, callback=None):
+    """Weights and running statistics after a few updates."""
+    model = row.make()
+    model.learn(STEPS, callback=callback)
+    return {key: value.clone() for key, value in model.policy.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all((a[key] == b[key]).all() for key in a)
+
+
+def check(row, objective):
+    without = trained(row)
+    assert same(without, trained(row)), "runs must repeat, or this test shows nothing"
+    for mode in modes_of(row):
+        zero = WatchedLoss(make_objective(objective), mode, weight=0.0)
+        assert same(without, trained(row, zero)), f"{mode}: weight=0 must end bitwise as without callback"
+        assert all(item.n_updates > 2 for item in zero.attachments.values()), "the objective must have run"
+        assert not zero.reached
+        one = WatchedLoss(make_objective(objective), mode)
+        assert not same(without, trained(row, one))
+        assert one.reached == set(one.attachments), f"{mode}: encoders that the objective did not reach"
+
+
+@pytest.mark.parametrize("row", ONE_EACH, ids=lambda row: row.name)
+def test_each_algorithm_once(row):
+    check(row, "curl")
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "curl"])
+@pytest.mark.parametrize("row", [Row("DQN", "CnnPolicy"), Row("PPO", "CnnPolicy", "shared")], ids=lambda row: row.name)
+def test_each_objective_once(row, objective):
+    check(row, objective)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_everything_with_everything(row, objective):
+    check(row, objective)
+    cell = attempt(row, objective)
+    assert tuple(cell.trained) == modes_of(row) and set(cell.refused) == set(MODES) - set(modes_of(row))
+
+
+def test_every_kind_of_extractor_is_found():
+    wanted = {
+        "CrossQ MlpPolicy separate": ("actor", "critic"),
+        "TQC MultiInputPolicy separate": ("actor", "critic"),
+        "RecurrentPPO MultiInputLstmPolicy split": ("pi", "vf"),
+        "TRPO CnnPolicy split": ("pi", "vf"),
+    }
+    for name, encoders in wanted.items():
+        row = next(row for row in ROWS if row.name == name)
+        cell = attempt(row, "curl")
+        assert cell.encoders == encoders and all(cell.trained[mode] == encoders for mode in modes_of(row))
+
+
+def test_lines():
+    rows = (Row("DQN", "CnnPolicy"), Row("TRPO", "CnnPolicy", "shared"))
+    lines = list(matrix_lines(rows, ("curl",)))
+    assert lines[1].split() == ["DQN", "CnnPolicy", "one", "q_net", "og"]
+    assert lines[2].split() == ["TRPO", "CnnPolicy", "shared", "shared", "o[1]"]
+    assert lines[4].startswith("[1] refused, add_gradient: ") and "line search" in lines[4]
+
+
+def test_what_is_not_reached_is_said(monkeypatch):
+    """An objective that sends no gradient to the encoder must not look as if it trained it."""
+    curl = OBJECTIVES["curl"]
+
+    class Cut(curl):
+        def loss(self, batch, features=None):
+            loss, metrics = super().loss(batch, self.encoder(batch.views[0]).detach())
+            return loss, metrics
+
+    monkeypatch.setitem(OBJECTIVES, "curl", Cut)
+    lines = list(matrix_lines((Row("DQN", "CnnPolicy"),), ("curl",)))
+    assert lines[1].split()[-1] == "-[1][2]" and all("not reached: q_net" in note for note in lines[-2:])
