@@ -21,12 +21,14 @@ Maker = Callable[[], "gym.Env[Any, Any]"]
 Source = str | Callable[..., "gym.Env[Any, Any]"] | gym.Env
 
 
-def _toy(env_id: str, *, render_mode: str | None = None) -> Maker:
+def _toy(env_id: str, *, distractors: int = 1, render_mode: str | None = None) -> Maker:
     from crl.envs.toy import ToyReach
 
     if render_mode not in (None, "rgb_array"):
         raise EnvironmentOptionError(f"render_mode={render_mode!r}: None or 'rgb_array'")
-    return partial(ToyReach, discrete=env_id == "toy/reach-discrete", render_mode=render_mode)
+    if not isinstance(distractors, int) or not 0 <= distractors <= 8:
+        raise EnvironmentOptionError(f"distractors={distractors!r}: a whole number from 0 to 8")
+    return partial(ToyReach, discrete=env_id == "toy/reach-discrete", distractors=distractors, render_mode=render_mode)
 
 
 _TOYS = {
@@ -102,9 +104,9 @@ def make_env(
         that is made already.
     :param seed: makes every episode repeatable: its seed is a hash of this and the episode's number. None: random episodes.
     :param evaluation: take the episodes of another stream, none of which is trained on under any seed
-    :param options: of the environment. ``dmc/``: ``size`` (84), ``n_stack`` (3), ``action_repeat`` (PlaNet's, elsewhere 2),
-        ``camera``, ``shadow_size``, ``time_limit``. ``gym/``: ``size``, ``n_stack``, ``action_repeat`` (1), others go to
-        gymnasium.
+    :param options: of the environment. ``toy/``: ``distractors`` (1). ``dmc/``: ``size`` (84), ``n_stack`` (3),
+        ``action_repeat`` (PlaNet's, elsewhere 2), ``camera``, ``shadow_size``, ``time_limit``. ``gym/``: ``size``, ``n_stack``,
+        ``action_repeat`` (1), others go to gymnasium.
     :raises UnknownEnvironmentError: when there is none of this id
     :raises EnvironmentOptionError: for an option that the environment does not have, or a value out of range
     :raises NotPixelsError: when its observations are no images

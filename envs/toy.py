@@ -51,17 +51,22 @@ class ToyReach(gym.Env[np.ndarray, Any]):
     truncated after 50 steps and never terminate.
 
     :param discrete: five actions (rest, and thrust along +x, -x, +y, -y) instead of a thrust in [-1, 1]^2
+    :param distractors: dots that wander about and mean nothing, 0 to 8
     :param render_mode: ``"rgb_array"`` or None
+    :raises ValueError: for a value out of range
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
-    #: names of the entries of ``info["state"]``
+    #: names of the entries of ``info["state"]``; two more for each further distractor
     STATE = ("x", "y", "vx", "vy", "goal_x", "goal_y", "distractor_x", "distractor_y")
 
-    def __init__(self, discrete: bool = False, render_mode: str | None = None) -> None:
+    def __init__(self, discrete: bool = False, distractors: int = 1, render_mode: str | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode={render_mode!r}: None or 'rgb_array'")
+        if not 0 <= distractors <= 8:
+            raise ValueError(f"distractors={distractors}: 0 to 8")
         self.discrete = discrete
+        self.distractors = distractors
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (3 * N_STACK, SIZE, SIZE), np.uint8)
         self.action_space = spaces.Discrete(len(_DISCRETE)) if discrete else spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -77,9 +82,9 @@ class ToyReach(gym.Env[np.ndarray, Any]):
         self._goal = rng.uniform(-0.8, 0.8, 2)
         self._canvas = np.broadcast_to(_PALETTE[rng.integers(len(_PALETTE))], (SIZE, SIZE, 3)).copy()
         _disc(self._canvas, self._goal, _GOAL, _RADIUS["goal"])
-        # the distractor runs along a Lissajous figure: smooth, bounded, as fast as the dot
-        self._rate = rng.uniform(0.06, 0.16, 2)
-        self._phase = rng.uniform(0.0, 2.0 * np.pi, 2)
+        # distractors run along Lissajous figures: smooth, bounded, as fast as the dot
+        self._rate = rng.uniform(0.06, 0.16, (self.distractors, 2))
+        self._phase = rng.uniform(0.0, 2.0 * np.pi, (self.distractors, 2))
         self._frames = np.concatenate([self._frame()] * N_STACK)
         return self._frames.copy(), self._info()
 
@@ -120,17 +125,18 @@ class ToyReach(gym.Env[np.ndarray, Any]):
                 setattr(self, name, np.copy(value) if name != "_t" else int(value))
         self.np_random.bit_generator.state = state["rng"]
 
-    def _distractor(self) -> np.ndarray:
+    def _where_distractors_are(self) -> np.ndarray:
         return 0.9 * np.sin(self._rate * self._t + self._phase)
 
     def _frame(self) -> np.ndarray:
         canvas = self._canvas.copy()
-        _disc(canvas, self._distractor(), _DISTRACTOR, _RADIUS["distractor"])
+        for place in self._where_distractors_are():
+            _disc(canvas, place, _DISTRACTOR, _RADIUS["distractor"])
         _disc(canvas, self._position, _DOT, _RADIUS["dot"])
         return canvas.astype(np.uint8).transpose(2, 0, 1)
 
     def _info(self) -> dict[str, Any]:
-        parts = (self._position, self._velocity / MAX_SPEED, self._goal, self._distractor())
+        parts = (self._position, self._velocity / MAX_SPEED, self._goal, self._where_distractors_are().ravel())
         return {"state": np.concatenate(parts).astype(np.float32)}
 
 

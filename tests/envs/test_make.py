@@ -77,7 +77,7 @@ def test_unknown_ids_name_the_nearest(env_id, near):
         ("dmc/cheetah-run", dict(n_stack=True), "n_stack=True"),
         ("dmc/cheetah-run", dict(shadow_size=-1), "shadow_size=-1"),
         ("dmc/cheetah-run", dict(time_limit=0), "time_limit=0"),
-        ("toy/reach", dict(size=84), "no option size; it has render_mode"),
+        ("toy/reach", dict(size=84), "no option size; it has distractors, render_mode"),
         ("toy/reach", dict(render_mode="human"), "rgb_array"),
         ("gym/CartPole-v1", dict(n_stack=0), "n_stack=0"),
     ],

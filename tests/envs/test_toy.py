@@ -177,3 +177,20 @@ def test_render():
     env = make_env("toy/reach", render_mode="rgb_array")
     obs, _ = env.reset()
     assert (env.render() == obs[-3:].transpose(1, 2, 0)).all()
+
+
+@pytest.mark.parametrize("distractors", [0, 1, 5])
+def test_number_of_distractors(distractors):
+    env = ToyReach(distractors=distractors)
+    _, info = env.reset(seed=3)
+    assert info["state"].shape == (6 + 2 * distractors,)
+    plain = ToyReach()
+    assert np.array_equal(plain.reset(seed=3)[1]["state"][:6], info["state"][:6]), "the task is the same"
+    for number in (-1, 9):
+        with pytest.raises(ValueError, match="0 to 8"):
+            ToyReach(distractors=number)
+
+
+def test_more_distractors_hide_more():
+    few, many = (ToyReach(distractors=n).reset(seed=3)[0].astype(int) for n in (0, 8))
+    assert (np.abs(few - many).max(axis=0) > 50).sum() > 30
