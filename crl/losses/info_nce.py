@@ -28,7 +28,14 @@ def bilinear_logits(query: th.Tensor, key: th.Tensor, weight: th.Tensor) -> th.T
         return query.to(dtype) @ weight.to(dtype) @ key.to(dtype).T
 
 
-def bilinear_info_nce(query: th.Tensor, key: th.Tensor, weight: th.Tensor) -> th.Tensor:
+def bilinear_info_nce(
+    query: th.Tensor,
+    key: th.Tensor,
+    weight: th.Tensor,
+    *,
+    rows: th.Tensor | None = None,
+    negatives: th.Tensor | None = None,
+) -> th.Tensor:
     """
     CURL's loss (Laskin et al. 2020, arXiv:2004.04136): cross-entropy of :func:`bilinear_logits` with
     ``labels = arange(batch)``. No temperature and no normalisation: ``weight`` learns the scale.
@@ -36,10 +43,12 @@ def bilinear_info_nce(query: th.Tensor, key: th.Tensor, weight: th.Tensor) -> th
     :param query: ``(batch, width)``, from the online encoder
     :param key: ``(batch, width)``, from the key encoder, usually without gradient
     :param weight: ``(width, width)``, learned
+    :param rows: ``(batch,)`` bool, see :func:`diagonal_cross_entropy`
+    :param negatives: ``(batch, batch)`` bool, see :func:`diagonal_cross_entropy`
     :return: scalar float32
     :raises ValueError: when shapes do not fit, or for a batch of 1
     """
-    return diagonal_cross_entropy(bilinear_logits(query, key, weight))
+    return diagonal_cross_entropy(bilinear_logits(query, key, weight), rows, negatives)
 
 
 def cosine_logits(query: th.Tensor, key: th.Tensor, temperature: float) -> th.Tensor:
@@ -58,7 +67,14 @@ def cosine_logits(query: th.Tensor, key: th.Tensor, temperature: float) -> th.Te
         return unit_rows(query) @ unit_rows(key).T / temperature
 
 
-def info_nce(query: th.Tensor, key: th.Tensor, temperature: float = 0.1) -> th.Tensor:
+def info_nce(
+    query: th.Tensor,
+    key: th.Tensor,
+    temperature: float = 0.1,
+    *,
+    rows: th.Tensor | None = None,
+    negatives: th.Tensor | None = None,
+) -> th.Tensor:
     """
     One-way InfoNCE on cosine similarities (van den Oord et al. 2018, arXiv:1807.03748, as used by MoCo): the other rows' keys
     are the negatives. An untrained encoder stands near ``ln(batch)``.
@@ -66,7 +82,9 @@ def info_nce(query: th.Tensor, key: th.Tensor, temperature: float = 0.1) -> th.T
     :param query: ``(batch, width)``
     :param key: ``(batch, width)``
     :param temperature: positive; 0.07 in MoCo, 0.1 in CVRL
+    :param rows: ``(batch,)`` bool, see :func:`diagonal_cross_entropy`
+    :param negatives: ``(batch, batch)`` bool, see :func:`diagonal_cross_entropy`
     :return: scalar float32
     :raises ValueError: when shapes do not fit, for a batch of 1, or when the temperature is not positive
     """
-    return diagonal_cross_entropy(cosine_logits(query, key, temperature))
+    return diagonal_cross_entropy(cosine_logits(query, key, temperature), rows, negatives)
