@@ -105,8 +105,8 @@ def make_env(
     :param seed: makes every episode repeatable: its seed is a hash of this and the episode's number. None: random episodes.
     :param evaluation: take the episodes of another stream, none of which is trained on under any seed
     :param options: of the environment. ``toy/``: ``distractors`` (1). ``dmc/``: ``size`` (84), ``n_stack`` (3),
-        ``action_repeat`` (PlaNet's, elsewhere 2), ``camera``, ``shadow_size``, ``time_limit``. ``gym/``: ``size``, ``n_stack``,
-        ``action_repeat`` (1), others go to gymnasium.
+        ``action_repeat`` (PlaNet's, elsewhere 2), ``camera``, ``shadow_size``, ``time_limit``. ``gym/``: ``size``,
+        ``n_stack``, ``action_repeat`` (1), others go to gymnasium.
     :raises UnknownEnvironmentError: when there is none of this id
     :raises EnvironmentOptionError: for an option that the environment does not have, or a value out of range
     :raises NotPixelsError: when its observations are no images

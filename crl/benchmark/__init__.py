@@ -1,0 +1,1 @@
+"""Grids of runs: suites, the runner, statistics, the report."""

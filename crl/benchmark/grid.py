@@ -1,0 +1,135 @@
+"""The cells of a benchmark: agents, their variants, tasks and seeds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crl.agents.recipes import flatten, resolve
+from crl.benchmark.suite import Suite, Task
+
+#: seeds for choosing hyperparameters; what was chosen on them must not be reported on them
+TUNING_SEEDS = range(101, 201)
+
+
+class GridError(ValueError):
+    """A grid that makes no sense; the message says what would."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    One run.
+
+    :param agent: recipe
+    :param label: of the agent in tables and folders: the recipe, and the fields of its variant
+    :param task: of the suite
+    :param seed: of the run
+    :param overrides: fields by dotted path
+    """
+
+    agent: str
+    label: str
+    task: Task
+    seed: int
+    overrides: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Path of its folder below that of the benchmark."""
+        return f"{self.label}/{self.task.label.replace('/', '-')}/seed{self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """Of the run."""
+        return out / self.name
+
+
+def parse_seeds(text: str, tuning: bool = False) -> list[int]:
+    """
+    :param text: ``5`` for 1 to 5, ``2-4``, ``1,7,9``, or a mixture of the latter
+    :param tuning: allow tuning seeds, and only them
+    :raises GridError: for anything else
+    """
+    try:
+        if text.isdigit():
+            seeds = list(range(1, int(text) + 1))
+        else:
+            parts = [part.split("-") for part in text.split(",")]
+            seeds = [seed for part in parts for seed in range(int(part[0]), int(part[-1]) + 1)]
+            if any(len(part) > 2 for part in parts):
+                raise ValueError
+    except ValueError:
+        raise GridError(f"--seeds {text}: 5 (for 1 to 5), 2-4, or 1,7,9") from None
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise GridError(f"--seeds {text}: {'every seed once' if seeds else 'at least one'}")
+    inside = [seed for seed in seeds if seed in TUNING_SEEDS]
+    if inside and not tuning:
+        raise GridError(
+            f"--seeds {text}: {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1} are for choosing hyperparameters and are never "
+            "reported; take others, or pass --tuning"
+        )
+    if tuning and len(inside) < len(seeds):
+        raise GridError(f"--tuning takes seeds from {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1} alone: --seeds 101-103")
+    return seeds
+
+
+def parse_variants(items: Sequence[str]) -> list[dict[str, str]]:
+    """
+    :param items: ``field=value`` for all runs, ``field=a,b`` for an ablation (``field=64,64;128,128`` where values hold commas)
+    :return: one mapping of fields a variant; the combinations of all
+    :raises GridError: for an item that is none
+    """
+    choices = []
+    for item in items:
+        name, separator, text = item.partition("=")
+        if not separator or not name or not text:
+            raise GridError(f"--set {item!r}: write field=value, or field=a,b for an ablation")
+        values = text.split(";") if ";" in text else text.split(",")
+        if len(set(values)) < len(values) or not all(values):
+            raise GridError(f"--set {item!r}: every value once, and none empty")
+        choices.append([(name, value) for value in values])
+    return [dict(combination) for combination in itertools.product(*choices)]
+
+
+def make_grid(suite: Suite, agents: Sequence[str], seeds: Sequence[int], items: Sequence[str] = ()) -> list[Cell]:
+    """
+    Every configuration is resolved, so that a wrong field is found before the first run and not during the last.
+
+    :param suite: tasks and protocol
+    :param agents: recipes
+    :param seeds: of the runs
+    :param items: see :func:`parse_variants`
+    :return: cells, seed by seed: a grid that is cut short has whole seeds
+    :raises ValueError: for unknown agents, fields and values
+    """
+    if not agents or len(set(agents)) < len(agents):
+        raise GridError(f"--agents {','.join(agents)}: {'every agent once' if agents else 'at least one'}")
+    variants = parse_variants(items)
+    varied = {name for name in variants[0] if len({variant[name] for variant in variants}) > 1}
+    cells = []
+    for seed, task, agent, variant in itertools.product(seeds, suite.tasks, agents, variants):
+        told = ",".join(f"{name}={value}" for name, value in variant.items() if name in varied)
+        overrides = {**suite.overrides(task), **variant}
+        resolve(agent, task.env, overrides)
+        cells.append(Cell(agent, f"{agent}+{told}" if told else agent, task, seed, overrides))
+    return cells
+
+
+def same_run(cell: Cell, config: Mapping[str, Any]) -> list[str]:
+    """
+    :param cell: of the grid
+    :param config: of the run that lies in its folder
+    :return: fields in which the two differ, as ``field: there, here``
+    """
+    wanted = flatten(resolve(cell.agent, cell.task.env, cell.overrides))
+    there = flatten({key: value for key, value in config.items() if key != "run"})
+    differ = [
+        f"{path}: {there.get(path)} there, {wanted.get(path)} here"
+        for path in sorted(wanted.keys() | there.keys())
+        if there.get(path) != wanted.get(path) and path != "train.threads"
+    ]
+    seed = config.get("run", {}).get("seed")
+    return differ + ([f"seed: {seed} there, {cell.seed} here"] if seed != cell.seed else [])
