@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     )
     from crl.callbacks import AuxiliaryLossCallback
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
-    from crl.objectives import CURL
+    from crl.objectives import ATC, CURL
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
     from crl.tqc_policy import PixelTQCPolicy
 
 _WHERE = {
+    "ATC": "crl.objectives",
     "CURL": "crl.objectives",
     "AuxiliaryLossCallback": "crl.callbacks",
     "CenterCrop": "crl.augment",
@@ -63,6 +64,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "ATC",
     "CURL",
     "AuxiliaryLossCallback",
     "CenterCrop",

@@ -1,5 +1,6 @@
 """Conv bodies, initialisations and EMA copies: plain torch, no SB3."""
 
+from crl.networks.actions import ActionVectors
 from crl.networks.adam import FusedAdam, faster
 from crl.networks.bodies import impala_body, nature_body, pixel_body, rainbow_body
 from crl.networks.conv_stack import ConvStack, run_conv_layers
@@ -10,6 +11,7 @@ from crl.networks.init import delta_orthogonal_, initialize
 from crl.networks.linear import FastLinear, speed_up_linear
 
 __all__ = [
+    "ActionVectors",
     "ConvStack",
     "ConvolutionCounter",
     "FastLinear",

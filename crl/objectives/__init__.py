@@ -1,10 +1,12 @@
 """Representation objectives, one method a file. ``OBJECTIVES`` is the registry: name to class."""
 
 from crl.contract import Objective
+from crl.objectives.atc import ATC
 from crl.objectives.curl import CURL
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "atc": ATC,
     "curl": CURL,
 }
 
-__all__ = ["CURL", "OBJECTIVES"]
+__all__ = ["ATC", "CURL", "OBJECTIVES"]

@@ -1,0 +1,125 @@
+"""What objectives on windows of steps share: views of several steps at once, what counts, who may be a negative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch as th
+
+from crl.contract import Encoder, Objective, SequenceBatch, ViewBatch
+from crl.losses.candidates import candidate_cross_entropy, mask_candidates
+from crl.losses.checks import common_float
+from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
+
+
+def device_of(encoder: Encoder) -> th.device:
+    """Where the encoder's weights are."""
+    return next(iter(encoder.parameters())).device
+
+
+def as_windows(objective: Objective, batch: ViewBatch | SequenceBatch) -> SequenceBatch:
+    """
+    :param objective: what it asks for is what it must get
+    :param batch: the answer to its request
+    :return: the same batch
+    :raises ValueError: for views, or windows of too few steps
+    """
+    name, steps = type(objective).__name__, objective.request.steps
+    if not isinstance(batch, SequenceBatch):
+        raise ValueError(f"{name} needs windows of {steps} steps and got views: answer its request, {objective.request}")
+    if batch.steps < steps:
+        raise ValueError(f"{name} needs windows of {steps} steps, got {batch.steps}: answer its request, {objective.request}")
+    return batch
+
+
+def views_of(batch: SequenceBatch, steps: Sequence[int]) -> th.Tensor:
+    """
+    Freshly augmented views of several steps, one after the other, for one pass through an encoder.
+
+    :param batch: of windows
+    :param steps: each 0..T
+    :return: ``(len(steps) * batch, channels, height, width)``; row ``i * batch + j`` shows step ``steps[i]`` of window j
+    """
+    return th.cat([batch.view(t) for t in steps]) if len(steps) > 1 else batch.view(steps[0])
+
+
+def counted(batch: SequenceBatch) -> th.Tensor:
+    """``(batch, T + 1)`` bool: which observations count."""
+    return th.cat([th.ones_like(batch.mask[:, :1]), batch.mask], dim=1)
+
+
+def check_negatives(name: str, hard_negatives: int, negative_window: int) -> None:
+    """:raises ValueError: for numbers below 0, or for both at once"""
+    if hard_negatives < 0 or negative_window < 0:
+        raise ValueError(
+            f"{name}(hard_negatives={hard_negatives}, negative_window={negative_window}): both at least 0, and 0 is off"
+        )
+    if hard_negatives and negative_window:
+        raise ValueError(
+            f"{name}(hard_negatives={hard_negatives}, negative_window={negative_window}): one adds neighbours of the "
+            "positive to the negatives, the other takes them out; choose one"
+        )
+
+
+def far_apart(batch: SequenceBatch, window: int) -> th.Tensor | None:
+    """
+    Which windows may be negatives of each other: all but those of the same episode less than ``window`` steps apart. These
+    look so much alike that pushing them apart teaches noise.
+
+    :param batch: with :attr:`SequenceBatch.episode` and ``time``
+    :param window: 0: all may be, and None is returned
+    :return: ``(batch, batch)`` bool; the diagonal means nothing
+    :raises ValueError: when the windows do not tell where they are from
+    """
+    if window == 0:
+        return None
+    if batch.episode is None or batch.time is None:
+        raise ValueError(
+            f"negative_window={window} needs windows that tell where they are from: the batch has no episode and time "
+            "(DataRequest(origin=True) asks for them)"
+        )
+    near = (batch.time[:, None] - batch.time).abs() < window
+    return ~(near & (batch.episode[:, None] == batch.episode))
+
+
+def pair_contrast(
+    query: th.Tensor,
+    key: th.Tensor,
+    rows: th.Tensor,
+    negatives: th.Tensor | None = None,
+    hard: th.Tensor | None = None,
+    hard_counts: th.Tensor | None = None,
+) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+    """
+    InfoNCE of dot products: each query should pick its own key among those of the batch and its own hard negatives.
+
+    :param query: ``(batch, width)``
+    :param key: ``(batch, width)``
+    :param rows: ``(batch,)`` bool, queries that count; a key whose query does not is no negative either, for it may be padding
+    :param negatives: ``(batch, batch)`` bool, see :func:`far_apart`
+    :param hard: ``(n, batch, width)``, further negatives of each query alone
+    :param hard_counts: ``(n, batch)`` bool, those of them that count
+    :return: loss and metrics
+    """
+    batch = len(query)
+    dtype = common_float(query, key)
+    with th.autocast(query.device.type, enabled=False):
+        query = query.to(dtype)
+        logits = query @ key.to(dtype).T
+        if hard is not None:
+            logits = th.cat([logits, th.einsum("bd,nbd->bn", query, hard.to(dtype))], dim=1)
+    labels = th.arange(batch, device=query.device)
+    candidates = rows[None].expand(batch, batch)
+    if negatives is not None:
+        candidates = candidates & negatives
+    if hard_counts is not None:
+        candidates = th.cat([candidates, hard_counts.T], dim=1)
+    loss = candidate_cross_entropy(logits, labels, rows, candidates)
+    scores = logits.detach()
+    metrics = {
+        "loss": loss.detach(),
+        "accuracy": top1_accuracy(mask_candidates(scores, labels, candidates), rows),
+        "positive_similarity": positive_similarity(scores, rows),
+        "negative_similarity": negative_similarity(scores[:, :batch], rows),
+    }
+    return loss, metrics
