@@ -228,6 +228,17 @@ def make_objective(name: str) -> Objective:
     return objective(augment=RandomShift(2)) if objective.needs_augmentation else objective()
 
 
+def watched(objective: str, mode: Mode, weight: float = 1.0) -> WatchedLoss:
+    """
+    :param objective: of the registry
+    :param mode: of the callback
+    :param weight: of the objective
+    :return: with batches as small as the models
+    """
+    made = make_objective(objective)
+    return WatchedLoss(made, mode, weight=weight, batch_size=2 if made.request.kind == "episodes" else 8)
+
+
 def attempt(row: Row, objective: str, weight: float = 1.0) -> Cell:
     """
     Attach an objective in both modes and run a few updates.
@@ -241,7 +252,7 @@ def attempt(row: Row, objective: str, weight: float = 1.0) -> Cell:
     refused: dict[Mode, str] = {}
     for mode in MODES:
         model = row.make()
-        callback = WatchedLoss(make_objective(objective), mode, weight=weight)
+        callback = watched(objective, mode, weight)
         try:
             model.learn(STEPS, callback=callback)
         except ValueError as error:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crl.matrix import MODES, ROWS, STEPS, Row, WatchedLoss, attempt, make_objective, matrix_lines
+from crl.matrix import MODES, ROWS, STEPS, Row, attempt, matrix_lines, watched
 from crl.objectives import OBJECTIVES
 
 #: the most usual policy of each algorithm
@@ -28,11 +28,11 @@ def check(row, objective):
     without = trained(row)
     assert same(without, trained(row)), "runs must repeat, or this test shows nothing"
     for mode in modes_of(row):
-        zero = WatchedLoss(make_objective(objective), mode, weight=0.0)
+        zero = watched(objective, mode, weight=0.0)
         assert same(without, trained(row, zero)), f"{mode}: weight=0 must end bitwise as without callback"
         assert all(item.n_updates > 2 for item in zero.attachments.values()), "the objective must have run"
         assert not zero.reached
-        one = WatchedLoss(make_objective(objective), mode)
+        one = watched(objective, mode)
         assert not same(without, trained(row, one))
         assert one.reached == set(one.attachments), f"{mode}: encoders that the objective did not reach"
 
