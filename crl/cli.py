@@ -70,6 +70,9 @@ class Eval:
 class List:
     """List agents, environments and objectives."""
 
+    matrix: bool = False
+    """which objective goes with which SB3 algorithm instead: tries every pair on a tiny environment, which takes minutes"""
+
 
 @dataclass
 class Doctor:
@@ -270,6 +273,13 @@ def _eval(command: Eval) -> int:
 
 
 def _list(command: List) -> int:
+    if command.matrix:
+        _prepare()
+        from crl.matrix import matrix_lines
+
+        for line in matrix_lines():
+            print(line, flush=True)
+        return 0
     from crl.agents.recipes import list_recipes
     from crl.envs.make import list_envs
 

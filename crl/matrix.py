@@ -171,8 +171,11 @@ ROWS: tuple[Row, ...] = tuple(_rows())
 
 def available_rows() -> tuple[Row, ...]:
     """Those whose packages are installed."""
-    contrib = find_spec("sb3_contrib") is not None
-    return tuple(row for row in ROWS if contrib or not row.needs_contrib)
+    return tuple(row for row in ROWS if _has_contrib() or not row.needs_contrib)
+
+
+def _has_contrib() -> bool:
+    return find_spec("sb3_contrib") is not None
 
 
 class WatchedLoss(AuxiliaryLossCallback):
@@ -284,7 +287,7 @@ def matrix_lines(rows: tuple[Row, ...] | None = None, objectives: tuple[str, ...
     yield "o: mode='own_optimizer', g: mode='add_gradient', -: refused"
     for i, note in enumerate(notes, 1):
         yield f"[{i}] {note}"
-    if rows is None and len(available_rows()) < len(ROWS):
+    if rows is None and not _has_contrib():
         yield f"{', '.join(_CONTRIB)} need sb3-contrib: pip install 'crl[contrib]'"
 
 

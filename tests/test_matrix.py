@@ -2,6 +2,8 @@
 
 import pytest
 
+import crl.cli
+import crl.matrix
 from crl.matrix import MODES, ROWS, STEPS, Row, attempt, matrix_lines, watched
 from crl.objectives import OBJECTIVES
 
@@ -90,3 +92,16 @@ def test_what_is_not_reached_is_said(monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "curl", Cut)
     lines = list(matrix_lines((Row("DQN", "CnnPolicy"),), ("curl",)))
     assert lines[1].split()[-1] == "-[1][2]" and all("not reached: q_net" in note for note in lines[-2:])
+
+
+@pytest.mark.parametrize("contrib", [True, False])
+def test_command_line(contrib, monkeypatch, capsys):
+    monkeypatch.setattr(crl.cli, "_prepare", lambda: None)  # the allocator is the test process's
+    monkeypatch.setattr(crl.matrix, "ROWS", (Row("A2C", "CnnPolicy", "shared"), Row("TRPO", "CnnPolicy", "shared")))
+    monkeypatch.setattr(crl.matrix, "OBJECTIVES", {"curl": OBJECTIVES["curl"]})
+    monkeypatch.setattr(crl.matrix, "_has_contrib", lambda: contrib)
+    with pytest.raises(SystemExit) as end:
+        crl.cli.main(["list", "--matrix"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and "A2C" in text
+    assert ("line search" in text, "pip install 'crl[contrib]'" in text) == (contrib, not contrib)
