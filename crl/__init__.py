@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     )
     from crl.callbacks import AuxiliaryLossCallback
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
-    from crl.objectives import ATC, CURL
+    from crl.objectives import ATC, CPC, CURL
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
     from crl.tqc_policy import PixelTQCPolicy
 
 _WHERE = {
     "ATC": "crl.objectives",
+    "CPC": "crl.objectives",
     "CURL": "crl.objectives",
     "AuxiliaryLossCallback": "crl.callbacks",
     "CenterCrop": "crl.augment",
@@ -65,6 +66,7 @@ _WHERE = {
 
 __all__ = [
     "ATC",
+    "CPC",
     "CURL",
     "AuxiliaryLossCallback",
     "CenterCrop",

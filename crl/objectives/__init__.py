@@ -2,11 +2,13 @@
 
 from crl.contract import Objective
 from crl.objectives.atc import ATC
+from crl.objectives.cpc import CPC
 from crl.objectives.curl import CURL
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "atc": ATC,
+    "cpc": CPC,
     "curl": CURL,
 }
 
-__all__ = ["ATC", "CURL", "OBJECTIVES"]
+__all__ = ["ATC", "CPC", "CURL", "OBJECTIVES"]

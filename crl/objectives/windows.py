@@ -73,13 +73,24 @@ def far_apart(batch: SequenceBatch, window: int) -> th.Tensor | None:
     """
     if window == 0:
         return None
+    episode, time = origin_of(batch, window)
+    near = (time[:, None] - time).abs() < window
+    return ~(near & (episode[:, None] == episode))
+
+
+def origin_of(batch: SequenceBatch, window: int) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param batch: of windows
+    :param window: for the message
+    :return: episode and time of each window's first step, ``(batch,)`` int64
+    :raises ValueError: when the windows do not tell where they are from
+    """
     if batch.episode is None or batch.time is None:
         raise ValueError(
             f"negative_window={window} needs windows that tell where they are from: the batch has no episode and time "
             "(DataRequest(origin=True) asks for them)"
         )
-    near = (batch.time[:, None] - batch.time).abs() < window
-    return ~(near & (batch.episode[:, None] == batch.episode))
+    return batch.episode, batch.time
 
 
 def pair_contrast(

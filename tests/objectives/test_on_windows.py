@@ -9,7 +9,7 @@ import torch as th
 from crl.augment import RandomShift
 from crl.callbacks import AuxiliaryLossCallback
 from crl.contract import Objective, ViewBatch
-from crl.objectives import ATC
+from crl.objectives import ATC, CPC
 
 from ..callbacks.models import make_model
 from .small import BOX, DISCRETE, TinyEncoder, build, windows
@@ -18,6 +18,9 @@ OBJECTIVES = {
     "atc": functools.partial(ATC, k=2, latent_dim=8, hidden_dim=8),
     "atc-hard": functools.partial(ATC, k=1, latent_dim=8, hidden_dim=8, hard_negatives=2),
     "atc-window": functools.partial(ATC, k=2, latent_dim=8, hidden_dim=8, negative_window=2),
+    "cpc": functools.partial(CPC, steps=4, hidden_dim=8),
+    "cpc-actions": functools.partial(CPC, steps=3, offsets=2, hidden_dim=8, condition_on_actions=True),
+    "cpc-window": functools.partial(CPC, steps=3, offsets=2, hidden_dim=8, warm_up=1, negative_window=2),
 }
 each = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 each_space = pytest.mark.parametrize("actions", [BOX, DISCRETE], ids=["continuous", "discrete"])
