@@ -1,5 +1,5 @@
 """
-The command line: ``crl train | resume | eval | list | doctor``.
+The command line: ``crl train | resume | eval | probe | list | doctor``.
 
 Nothing heavy is imported before the arguments are known to be right: a wrong name answers at once, and ``--help`` too.
 """
@@ -67,11 +67,57 @@ class Eval:
 
 
 @dataclass
+class Probe:
+    """Ask what the encoder of a run's last checkpoint knows of the true state."""
+
+    run: tyro.conf.Positional[Path]
+    """run folder"""
+    episodes: int = 60
+    """held-out episodes to collect: half to fit probes, a quarter to choose, a quarter to report"""
+    seed: int = 0
+    """of episodes, random encoder and supervised training"""
+    out: Path | None = None
+    """folder for numbers and pictures; default: <run>/probe/step<k>"""
+    encoder: str | None = None
+    """which one, of agents that have several: critic, actor ..."""
+    supervised_updates: int = 2000
+    """of the ceiling: the same encoder trained on the true state; 0 leaves it out"""
+    pictures: bool = True
+    """draw views, similarities, embedding, neighbours, saliency (matplotlib)"""
+
+
+@dataclass
 class List:
     """List agents, environments and objectives."""
 
     matrix: bool = False
     """which objective goes with which SB3 algorithm instead: tries every pair on a tiny environment, which takes minutes"""
+
+
+@dataclass
+class Bench:
+    """Run agents on the tasks of a suite, seed by seed; what is finished is skipped, what was cut off goes on."""
+
+    suite: tyro.conf.Positional[str]
+    """name of a suite (crl list shows them), or a YAML file"""
+    agents: str
+    """recipes, separated by commas"""
+    seeds: str = "5"
+    """5 for 1 to 5, or 2-4, or 1,7,9"""
+    out: Path | None = None
+    """folder of the benchmark; default: runs/<suite>. A file called pause in it makes the runs wait"""
+    set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="FIELD=VALUE")] = field(default_factory=list)
+    """change a field of the recipes; FIELD=A,B makes an ablation"""
+    tuning: bool = False
+    """seeds 101 to 200, for choosing hyperparameters, never reported"""
+    dry_run: bool = False
+    """show the grid, and the time, memory and disk that it takes"""
+    workers: int | None = None
+    """runs at a time; default: as many as fit"""
+    threads: int = 1
+    """of each run"""
+    checkpoint_every: int = 2500
+    """agent steps between checkpoints"""
 
 
 @dataclass
@@ -88,6 +134,8 @@ _COMMANDS = (
     Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
     | Annotated[Resume, tyro.conf.subcommand("resume", prefix_name=False)]
     | Annotated[Eval, tyro.conf.subcommand("eval", prefix_name=False)]
+    | Annotated[Bench, tyro.conf.subcommand("bench", prefix_name=False)]
+    | Annotated[Probe, tyro.conf.subcommand("probe", prefix_name=False)]
     | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
 )
@@ -107,6 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         Train: _train,
         Resume: _resume,
         Eval: _eval,
+        Bench: _bench,
+        Probe: _probe,
         List: _list,
         Doctor: _doctor,
     }
@@ -147,8 +197,7 @@ def _check(command: Train) -> None:
         raise UsageError("--steps and --env-steps are two ways to say the same: give one")
     if command.steps is not None and command.steps < 1:
         raise UsageError(f"--steps {command.steps}: at least 1")
-    if not 0 <= command.seed < 2**31:
-        raise UsageError(f"--seed {command.seed}: from 0 to 2147483647")
+    _check_seed(command.seed)
     if command.checkpoint_every < 0:
         raise UsageError(f"--checkpoint-every {command.checkpoint_every}: 0 (at the end only) or more agent steps")
     kind, _, index = command.device.partition(":")
@@ -270,6 +319,73 @@ def _eval(command: Eval) -> int:
         path = folder.video / f"step{model.num_timesteps}.mp4"
         print(f"video: {write_video(result.frames, path)}")
     return 0
+
+
+def _bench(command: Bench) -> int:
+    from crl.benchmark.command import bench
+
+    return bench(
+        command.suite,
+        command.agents,
+        command.seeds,
+        command.out,
+        command.set,
+        command.tuning,
+        command.dry_run,
+        command.workers,
+        command.threads,
+        command.checkpoint_every,
+    )
+
+
+def _probe(command: Probe) -> int:
+    if command.episodes < 8:
+        raise UsageError(f"--episodes {command.episodes}: at least 8, to fit, to choose and to report on two")
+    _check_seed(command.seed)
+    if command.supervised_updates < 0:
+        raise UsageError(f"--supervised-updates {command.supervised_updates}: 0 (none) or more")
+    folder = _open(command.run)
+    if not folder.has_checkpoint():
+        raise UsageError(f"{folder.path} has no checkpoint yet: nothing to probe")
+    if command.out is not None:
+        _check_folder(command.out)
+    if command.pictures and find_spec("matplotlib") is None:
+        raise UsageError("pictures need matplotlib: pip install 'crl[bench]', or leave them out: --no-pictures")
+    _prepare()
+    from crl.probe.report import probe_run, table
+    from crl.probe.stages import shown_stages
+    from crl.runs.run import RunError
+
+    try:
+        with shown_stages() as stage:
+            report = probe_run(
+                folder,
+                command.episodes,
+                command.seed,
+                command.out,
+                command.encoder,
+                command.supervised_updates,
+                command.pictures,
+                stage,
+            )
+    except RunError as error:
+        print(f"crl: {error}", file=sys.stderr)
+        return 1
+    print(f"{report['encoder']} encoder at agent step {report['step']}, {report['episodes']} held-out episodes")
+    print(table(report))
+    print(f"written to {report['folder']}")
+    return 0
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"--seed {seed}: from 0 to 2147483647")
+
+
+def _check_folder(path: Path) -> None:
+    file = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
+    if file is not None:
+        raise UsageError(f"--out {path}: {file} is a file. Choose another folder")
 
 
 def _list(command: List) -> int:

@@ -23,7 +23,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch as th
-import torch.nn.functional as F
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -34,6 +33,8 @@ from crl.augment import RandomShift
 from crl.compute import tune_allocator
 from crl.encoders import ModelEncoder, PixelEncoder
 from crl.envs import make_env, make_vec_env
+from crl.probe.features import conv_features, fit_supervised
+from crl.probe.linear import ridge_r2, split_episodes
 
 STEPS = 6000
 PROBE_EPISODES = 200
@@ -77,53 +78,13 @@ def probe_data() -> tuple[th.Tensor, np.ndarray, np.ndarray]:
     return th.as_tensor(np.array(images)), np.array(states, dtype=np.float64), np.array(episodes)
 
 
-@th.no_grad()
-def conv_features(encoder: ModelEncoder, images: th.Tensor) -> np.ndarray:
-    """``(n, features)`` float64."""
-    parts = [encoder.feature_map(images[i : i + 500]).flatten(1) for i in range(0, len(images), 500)]
-    return th.cat(parts).double().numpy()
-
-
-def ridge_r2(features: np.ndarray, states: np.ndarray, episodes: np.ndarray) -> np.ndarray:
-    """R^2 of each state on the last quarter of the episodes; the penalty is chosen on the quarter before it."""
-    quarter = PROBE_EPISODES // 4
-    fit, choose = episodes < 2 * quarter, (episodes >= 2 * quarter) & (episodes < 3 * quarter)
-    test, both = episodes >= 3 * quarter, episodes < 3 * quarter
-
-    def solve(rows: np.ndarray, penalty: float) -> Any:
-        mean, target = features[rows].mean(0), states[rows].mean(0)
-        x = features[rows] - mean
-        scale = penalty * x.var(0).sum() / x.shape[1] * len(x)  # relative to the features' size
-        weights = np.linalg.solve(x.T @ x + (scale + 1e-9) * np.eye(x.shape[1]), x.T @ (states[rows] - target))
-        return lambda z: (z - mean) @ weights + target
-
-    def r2(predict: Any, rows: np.ndarray) -> np.ndarray:
-        error = ((states[rows] - predict(features[rows])) ** 2).sum(0)
-        return 1.0 - error / ((states[rows] - states[rows].mean(0)) ** 2).sum(0)
-
-    penalties = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-    best = max(penalties, key=lambda penalty: r2(solve(fit, penalty), choose).mean())
-    return r2(solve(both, best), test)
-
-
 def supervised(images: th.Tensor, states: np.ndarray, episodes: np.ndarray, seed: int, updates: int) -> ModelEncoder:
     """The same encoder, trained on the states of the probe's training episodes: the ceiling."""
     th.manual_seed(seed)
     space = make_env("toy/reach").observation_space
     kwargs = policy_kwargs(parse(resolve("curl-sac", "toy/reach")).policy)["features_extractor_kwargs"]
-    encoder = PixelEncoder(space, **kwargs)  # type: ignore[arg-type]
-    wrapped, head = ModelEncoder(encoder, space), th.nn.Linear(encoder.features_dim, STATE)  # type: ignore[arg-type]
-    train_rows = np.flatnonzero(episodes < PROBE_EPISODES // 4 * 3)
-    target = th.as_tensor((states - states.mean(0)) / states.std(0)).float()
-    optimizer = th.optim.Adam([*encoder.parameters(), *head.parameters()], 1e-3)
-    rng, generator, shift = np.random.default_rng(seed), th.Generator().manual_seed(seed), RandomShift(2)
-    for _ in range(updates):
-        rows = rng.choice(train_rows, 128)
-        loss = F.mse_loss(head(wrapped(shift(images[rows], generator))), target[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return wrapped
+    encoder = ModelEncoder(PixelEncoder(space, **kwargs), space)  # type: ignore[arg-type]
+    return fit_supervised(encoder, images, states, split_episodes(episodes).train, seed, updates, RandomShift(2))
 
 
 def run(arm: str, seed: int, steps: int, data: tuple[th.Tensor, np.ndarray, np.ndarray]) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""Representations of the same observations: of an encoder, of one trained on the true state, of pixels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch as th
+import torch.nn.functional as F
+
+from crl.contract import Augmentation
+from crl.encoders import ModelEncoder
+
+#: images that are encoded at a time
+_BATCH = 500
+#: pixels of a side that are left for PCA
+_PCA_SIDE = 42
+
+
+def _in_batches(function: Callable[[th.Tensor], th.Tensor], images: th.Tensor, device: th.device) -> np.ndarray:
+    parts = [function(images[i : i + _BATCH].to(device)).flatten(1).float().cpu() for i in range(0, len(images), _BATCH)]
+    return np.asarray(th.cat(parts).numpy())
+
+
+def _device(encoder: ModelEncoder) -> th.device:
+    return next(iter(encoder.parameters())).device
+
+
+@th.no_grad()
+def conv_features(encoder: ModelEncoder, images: th.Tensor) -> np.ndarray:
+    """
+    :param encoder: not changed
+    :param images: ``(n, channels, height, width)`` uint8
+    :return: ``(n, features)`` float32, the last convolution's output
+    """
+    return _in_batches(encoder.feature_map, images, _device(encoder))
+
+
+@th.no_grad()
+def output_features(encoder: ModelEncoder, images: th.Tensor) -> np.ndarray:
+    """
+    :param encoder: not changed
+    :param images: ``(n, channels, height, width)`` uint8
+    :return: ``(n, features_dim)`` float32
+    """
+    return _in_batches(encoder, images, _device(encoder))
+
+
+def fit_supervised(
+    encoder: ModelEncoder,
+    images: th.Tensor,
+    states: np.ndarray,
+    rows: np.ndarray,
+    seed: int,
+    updates: int,
+    augment: Augmentation,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    advance: Callable[[], None] = lambda: None,
+) -> ModelEncoder:
+    """
+    Train an encoder, and a linear head on it, to tell the true state: the ceiling of what its architecture can know. The
+    head is initialised from torch's global generator.
+
+    :param encoder: freshly initialised; trained in place
+    :param images: ``(n, channels, height, width)`` uint8
+    :param states: ``(n, n_states)``, each of which varies
+    :param rows: ``(n,)`` bool, those to train on
+    :param seed: of batches and augmentation
+    :param updates: of Adam, on batches of ``batch_size``
+    :param augment: against overfitting
+    :param batch_size: rows of an update
+    :param learning_rate: of Adam
+    :param advance: called after each update
+    :return: the encoder
+    """
+    device = _device(encoder)
+    head = th.nn.Linear(encoder.features_dim, states.shape[1]).to(device)
+    train_rows = np.flatnonzero(rows)
+    target = th.as_tensor((states - states.mean(0)) / states.std(0)).float().to(device)
+    optimizer = th.optim.Adam([*encoder.parameters(), *head.parameters()], learning_rate)
+    rng, generator = np.random.default_rng(seed), th.Generator(device)
+    generator.manual_seed(seed)
+    for _ in range(updates):
+        batch = rng.choice(train_rows, batch_size)
+        loss = F.mse_loss(head(encoder(augment(images[batch].to(device), generator))), target[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        advance()
+    return encoder
+
+
+def pixel_pca(images: th.Tensor, rows: np.ndarray, width: int, seed: int) -> np.ndarray:
+    """
+    The first principal components of the pixels, fitted to some rows. Images larger than 42 pixels a side are averaged down
+    to that: the components of more pixels take minutes and look the same.
+
+    :param images: ``(n, channels, height, width)`` uint8
+    :param rows: ``(n,)`` bool, those to fit to
+    :param width: number of components (fewer for few rows)
+    :param seed: of the randomised SVD (Halko et al. 2011)
+    :return: ``(n, width)`` float32
+    """
+    smaller = min(images.shape[-2], _PCA_SIDE), min(images.shape[-1], _PCA_SIDE)
+    parts = [F.adaptive_avg_pool2d(part.float() / 255.0, smaller).flatten(1) for part in images.split(_BATCH)]
+    pixels = th.cat(parts)
+    fitted = pixels[th.as_tensor(rows)]
+    mean = fitted.mean(0)
+    with th.random.fork_rng(devices=[]):
+        th.manual_seed(seed)
+        n_components = min(width, *fitted.shape)
+        _, _, v = th.svd_lowrank(fitted - mean, q=min(n_components + 10, *fitted.shape), niter=4)
+    return np.asarray(((pixels - mean) @ v[:, :n_components]).numpy())

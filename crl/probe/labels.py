@@ -1,0 +1,77 @@
+"""
+Linear probes of discrete variables (the RAM variables of Atari games, Anand et al. 2019, arXiv:1906.08226), split by episodes.
+
+An environment takes part by ``info["labels"]``, a dict from name to a small whole number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch as th
+import torch.nn.functional as F
+
+from crl.probe.linear import split_episodes
+
+#: weight decay of the logistic regression, on standardised features; the best on the choosing episodes is taken
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+#: variables of less entropy hardly change, and everybody gets them right (the paper's threshold)
+MIN_ENTROPY = 0.6
+
+
+def linear_f1(features: np.ndarray, labels: np.ndarray, episodes: np.ndarray) -> float:
+    """
+    Weighted F1 score of a multinomial logistic regression on the test episodes: per class, averaged by how often the class
+    occurs, as in the paper. Classes that the training episodes lack count as missed.
+
+    :param features: ``(n, width)``, finite
+    :param labels: ``(n,)`` whole numbers
+    :param episodes: ``(n,)`` numbers of the episodes
+    :raises ValueError: for fewer than four episodes
+    """
+    split = split_episodes(episodes)
+    classes, codes = np.unique(labels, return_inverse=True)
+    mean, std = features[split.fit].mean(0), features[split.fit].std(0)
+    x = th.as_tensor((features - mean) / np.maximum(std, 1e-6)).double()
+    y = th.as_tensor(codes).long()
+
+    def score(fit: np.ndarray, rows: np.ndarray, penalty: float) -> float:
+        weights, bias = _fit(x[fit], y[fit], len(classes), penalty)
+        return weighted_f1((x[rows] @ weights + bias).argmax(1).numpy(), codes[rows])
+
+    best = max(PENALTIES, key=lambda penalty: score(split.fit, split.choose, penalty))
+    return score(split.train, split.test, best)
+
+
+def _fit(x: th.Tensor, y: th.Tensor, n_classes: int, penalty: float) -> tuple[th.Tensor, th.Tensor]:
+    """Convex, hence the same from any start: zeros."""
+    weights = th.zeros(x.shape[1], n_classes, dtype=x.dtype, requires_grad=True)
+    bias = th.zeros(n_classes, dtype=x.dtype, requires_grad=True)
+    optimizer = th.optim.LBFGS([weights, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> th.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x @ weights + bias, y) + 0.5 * penalty * weights.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weights.detach(), bias.detach()
+
+
+def weighted_f1(predicted: np.ndarray, true: np.ndarray) -> float:
+    """
+    :param predicted: ``(n,)`` classes
+    :param true: ``(n,)`` classes
+    :return: F1 of each class that occurs, weighted by how often
+    """
+    total = 0.0
+    for value, count in zip(*np.unique(true, return_counts=True), strict=True):
+        hit = float(((predicted == value) & (true == value)).sum())
+        total += count * 2.0 * hit / float((predicted == value).sum() + count)
+    return total / len(true)
+
+
+def entropy(labels: np.ndarray) -> float:
+    """In nats, of the labels' frequencies."""
+    share = np.unique(labels, return_counts=True)[1] / len(labels)
+    return float(-(share * np.log(share)).sum())

@@ -1,0 +1,31 @@
+"""Progress of something that has several stages, on the error stream."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@contextmanager
+def shown_stages() -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """A bar for each stage on a terminal, elsewhere a line; gives a :data:`crl.probe.report.Stage`."""
+    if not sys.stderr.isatty():
+
+        def announce(what: str, steps: int) -> Callable[[], None]:
+            print(f"{what} ({steps})", file=sys.stderr, flush=True)
+            return lambda: None
+
+        yield announce
+        return
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+
+        def begin(what: str, steps: int) -> Callable[[], None]:
+            task = progress.add_task(what, total=steps)
+            return lambda: progress.advance(task)
+
+        yield begin
