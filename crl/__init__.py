@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from crl.callbacks import AuxiliaryLossCallback
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
-    from crl.objectives import ATC, CPC, CURL
+    from crl.objectives import ATC, CPC, CURL, SPR
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
     from crl.tqc_policy import PixelTQCPolicy
@@ -38,6 +38,7 @@ _WHERE = {
     "ATC": "crl.objectives",
     "CPC": "crl.objectives",
     "CURL": "crl.objectives",
+    "SPR": "crl.objectives",
     "AuxiliaryLossCallback": "crl.callbacks",
     "CenterCrop": "crl.augment",
     "ColorJitter": "crl.augment",
@@ -68,6 +69,7 @@ __all__ = [
     "ATC",
     "CPC",
     "CURL",
+    "SPR",
     "AuxiliaryLossCallback",
     "CenterCrop",
     "ColorJitter",

@@ -9,14 +9,17 @@ from crl.networks.flops import ConvolutionCounter
 from crl.networks.head_stack import HeadStack
 from crl.networks.init import delta_orthogonal_, initialize
 from crl.networks.linear import FastLinear, speed_up_linear
+from crl.networks.transition import ConvTransition, VectorTransition, rescale
 
 __all__ = [
     "ActionVectors",
     "ConvStack",
+    "ConvTransition",
     "ConvolutionCounter",
     "FastLinear",
     "FusedAdam",
     "HeadStack",
+    "VectorTransition",
     "delta_orthogonal_",
     "ema_copy",
     "ema_update",
@@ -26,6 +29,7 @@ __all__ = [
     "nature_body",
     "pixel_body",
     "rainbow_body",
+    "rescale",
     "run_conv_layers",
     "speed_up_linear",
 ]

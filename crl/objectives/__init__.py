@@ -4,11 +4,13 @@ from crl.contract import Objective
 from crl.objectives.atc import ATC
 from crl.objectives.cpc import CPC
 from crl.objectives.curl import CURL
+from crl.objectives.spr import SPR
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "atc": ATC,
     "cpc": CPC,
     "curl": CURL,
+    "spr": SPR,
 }
 
-__all__ = ["ATC", "CPC", "CURL", "OBJECTIVES"]
+__all__ = ["ATC", "CPC", "CURL", "OBJECTIVES", "SPR"]

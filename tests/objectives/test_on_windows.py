@@ -9,7 +9,7 @@ import torch as th
 from crl.augment import RandomShift
 from crl.callbacks import AuxiliaryLossCallback
 from crl.contract import Objective, ViewBatch
-from crl.objectives import ATC, CPC
+from crl.objectives import ATC, CPC, SPR
 
 from ..callbacks.models import make_model
 from .small import BOX, DISCRETE, TinyEncoder, build, windows
@@ -21,6 +21,8 @@ OBJECTIVES = {
     "cpc": functools.partial(CPC, steps=4, hidden_dim=8),
     "cpc-actions": functools.partial(CPC, steps=3, offsets=2, hidden_dim=8, condition_on_actions=True),
     "cpc-window": functools.partial(CPC, steps=3, offsets=2, hidden_dim=8, warm_up=1, negative_window=2),
+    "spr": functools.partial(SPR, k=3, hidden_dim=8),
+    "spr-mlp": functools.partial(SPR, k=2, hidden_dim=8, transition="mlp", tau=0.05),
 }
 each = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 each_space = pytest.mark.parametrize("actions", [BOX, DISCRETE], ids=["continuous", "discrete"])
