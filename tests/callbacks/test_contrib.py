@@ -109,13 +109,14 @@ def test_trpo_steps_alike_with_fast_layers(monkeypatch):
         if not fast:
             monkeypatch.setattr("crl.networks.linear.onednn_linear", lambda: False)
             monkeypatch.setattr("crl.networks.conv_stack.onednn_convolution", lambda: False)
-        model = row("TRPO CnnPolicy shared").make(learning_rate=1e-12)
+        # little damping, or the Hessian would hardly count: without it the step is off by a fifth
+        model = row("TRPO CnnPolicy shared").make(learning_rate=1e-12, cg_damping=1e-4)
         before = th.cat([p.detach().flatten() for p in model.policy.features_extractor.parameters()])
         model.learn(16)
         after.append(th.cat([p.detach().flatten() for p in model.policy.features_extractor.parameters()]) - before)
     fast, plain = after
     assert plain.norm() > 1e-3
-    assert (fast - plain).norm() < 0.05 * plain.norm()
+    assert (fast - plain).norm() < 1e-2 * plain.norm()
 
 
 def test_recurrent_policies_keep_their_hidden_states():
