@@ -23,7 +23,6 @@ __all__ = [
     "adaptive_soft_contrastive",
     "alignment",
     "alignment_uniformity",
-    "alignment_uniformity",
     "barlow_twins",
     "bilinear_info_nce",
     "bilinear_logits",

@@ -56,7 +56,7 @@ def loss_of_debiased_sum(pairs: TwoViews, log_sum: th.Tensor, temperature: float
     :param temperature: of both
     :param tau_plus: see :func:`debiased_contrastive`
     """
-    count = pairs.negative.sum(dim=1)  # M of each row
+    count = pairs.negative.sum(dim=1).to(log_sum.dtype)  # M of each row
     some = count > 0
     log_positive = pairs.positive / temperature
     # all exponentials relative to the larger of the two: exp(1 / T) overflows float32 at T = 0.01

@@ -191,8 +191,8 @@ def pair_loss(name: str, **parameters: Any) -> PairLoss:
     """
     A loss by name: ``pair_loss("info_nce", temperature=0.1).build(width=50)`` is a module that takes ``(query, key)``, and
     optionally ``rows`` and ``negatives``. It owns what the loss needs beside the two (CURL's matrix, a queue): register it as
-    a submodule, so that it is trained, moved and saved, and call its ``after_step`` in yours. A predictor it cannot own: losses
-    that say ``spec.needs_predictor`` want predictions as their query.
+    a submodule, so that it is trained, moved and saved, and call its ``after_step`` in yours. A predictor it cannot own:
+    losses that say ``spec.needs_predictor`` want predictions as their query.
 
     :param name: of ``PAIR_LOSSES``, or the name of the function
     :param parameters: keyword parameters of the function, and ``queue_size`` (4096) for those with a queue
