@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from crl.callbacks import AuxiliaryLossCallback
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
-    from crl.objectives import ATC, CPC, CURL, SPR
+    from crl.objectives import ATC, CPC, CURL, SPR, STDIM
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
     from crl.tqc_policy import PixelTQCPolicy
@@ -39,6 +39,7 @@ _WHERE = {
     "CPC": "crl.objectives",
     "CURL": "crl.objectives",
     "SPR": "crl.objectives",
+    "STDIM": "crl.objectives",
     "AuxiliaryLossCallback": "crl.callbacks",
     "CenterCrop": "crl.augment",
     "ColorJitter": "crl.augment",
@@ -70,6 +71,7 @@ __all__ = [
     "CPC",
     "CURL",
     "SPR",
+    "STDIM",
     "AuxiliaryLossCallback",
     "CenterCrop",
     "ColorJitter",

@@ -5,12 +5,14 @@ from crl.objectives.atc import ATC
 from crl.objectives.cpc import CPC
 from crl.objectives.curl import CURL
 from crl.objectives.spr import SPR
+from crl.objectives.stdim import STDIM
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "atc": ATC,
     "cpc": CPC,
     "curl": CURL,
     "spr": SPR,
+    "stdim": STDIM,
 }
 
-__all__ = ["ATC", "CPC", "CURL", "OBJECTIVES", "SPR"]
+__all__ = ["ATC", "CPC", "CURL", "OBJECTIVES", "SPR", "STDIM"]
