@@ -9,6 +9,7 @@ from crl.networks.flops import ConvolutionCounter
 from crl.networks.head_stack import HeadStack
 from crl.networks.init import delta_orthogonal_, initialize
 from crl.networks.linear import FastLinear, speed_up_linear
+from crl.networks.projection import check_widths, projection
 from crl.networks.transition import ConvTransition, VectorTransition, rescale
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FusedAdam",
     "HeadStack",
     "VectorTransition",
+    "check_widths",
     "delta_orthogonal_",
     "ema_copy",
     "ema_update",
@@ -28,6 +30,7 @@ __all__ = [
     "initialize",
     "nature_body",
     "pixel_body",
+    "projection",
     "rainbow_body",
     "rescale",
     "run_conv_layers",
