@@ -353,7 +353,7 @@ def _probe(command: Probe) -> int:
         raise UsageError("pictures need matplotlib: pip install 'crl[bench]', or leave them out: --no-pictures")
     _prepare()
     from crl.probe.report import probe_run, table
-    from crl.probe.stages import shown_stages
+    from crl.runs.stages import shown_stages
     from crl.runs.run import RunError
 
     try:

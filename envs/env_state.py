@@ -12,7 +12,8 @@ from gymnasium import wrappers
 _REMEMBER: dict[type, tuple[str, ...]] = {
     wrappers.TimeLimit: ("_elapsed_steps",),
     wrappers.OrderEnforcing: ("_has_reset",),
-    wrappers.PassiveEnvChecker: (),
+    # it compares what the first calls return, and would miss the reset of an episode that is taken up
+    wrappers.PassiveEnvChecker: ("checked_reset", "checked_step", "checked_data_reuse", "_previous_data"),
     wrappers.ClipAction: (),
     wrappers.RescaleAction: (),
     wrappers.TransformReward: (),
@@ -38,7 +39,8 @@ def get_state(env: gym.Env[Any, Any]) -> Any:
     if hasattr(env, "get_state"):
         return env.get_state()
     if isinstance(env, gym.Wrapper) and type(env) in _REMEMBER:
-        remembered = {name: copy.deepcopy(getattr(env, name)) for name in _REMEMBER[type(env)]}
+        # not every version of gymnasium has all of them
+        remembered = {name: copy.deepcopy(getattr(env, name)) for name in _REMEMBER[type(env)] if hasattr(env, name)}
         return {"wrapper": remembered, "env": get_state(env.env)}
     raise AttributeError(f"{type(env).__name__} cannot be saved in mid-episode: it has no get_state and set_state")
 

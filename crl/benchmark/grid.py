@@ -78,7 +78,8 @@ def parse_seeds(text: str, tuning: bool = False) -> list[int]:
 
 def parse_variants(items: Sequence[str]) -> list[dict[str, str]]:
     """
-    :param items: ``field=value`` for all runs, ``field=a,b`` for an ablation (``field=64,64;128,128`` where values hold commas)
+    :param items: ``field=value`` for all runs, ``field=a,b`` for an ablation (``field=64,64;128,128`` where values hold
+        commas)
     :return: one mapping of fields a variant; the combinations of all
     :raises GridError: for an item that is none
     """

@@ -161,6 +161,20 @@ class RunFolder:
                 pass  # a file system without locks
             yield
 
+    def is_held(self) -> bool:
+        """Whether another process trains in it just now."""
+        if not self._lock_file.exists():
+            return False
+        try:
+            with self.held():
+                return False
+        except RunFolderError:
+            return True
+
+    def evaluations(self) -> list[float]:
+        """Mean returns of the evaluations so far."""
+        return [float(row["mean"]) for row in Table(self.eval_file).rows()]
+
 
 #: what a run's configuration is made of, as far as running it goes
 _PARTS = ("run", "env", "algorithm", "policy", "replay", "train")

@@ -23,10 +23,10 @@ from crl.agents import build, resolve
 from crl.callbacks import AuxiliaryLossCallback
 from crl.compute import resolve_precision, set_threads
 from crl.envs import make_vec_env
-from crl.envs.dmc import default_action_repeat, split_id
 from crl.runs.checkpoint import Checkpoints, NoCheckpointError
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
+from crl.runs.lengths import action_repeat
 from crl.runs.run_callback import EventWriter, RunCallback, Stopped, TableWriter
 from crl.runs.state import check_finite, weights_sha256
 from crl.runs.stop import StopRequest
@@ -40,15 +40,6 @@ class UnusableConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that failed, in words; the run's folder holds a usable last checkpoint where one was written."""
-
-
-def action_repeat(config: dict[str, Any]) -> int:
-    """Environment steps in one agent step."""
-    repeat = config["env"]["kwargs"].get("action_repeat")
-    if repeat is not None:
-        return int(repeat)
-    env_id = config["env"]["id"]
-    return default_action_repeat(split_id(env_id)[0]) if env_id.startswith("dmc/") else 1
 
 
 def new_run(

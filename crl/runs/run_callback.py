@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from crl.runs.checkpoint import Checkpoints
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
 from crl.runs.state import check_finite
-from crl.runs.stop import StopRequest
+from crl.runs.stop import PAUSE_FILE, StopRequest
 
 
 class Stopped(Exception):
@@ -125,8 +126,21 @@ class RunCallback(BaseCallback):
 
     @property
     def seconds(self) -> float:
-        """Of training so far, earlier parts of the run included."""
+        """Of training so far, earlier parts of the run included, pauses not."""
         return float(self.counters["seconds"]) + time.monotonic() - self._began
+
+    def _wait_while_paused(self) -> None:
+        """As long as the file that a benchmark names is there; the time is not counted."""
+        name = os.environ.get(PAUSE_FILE)
+        if not name or not os.path.exists(name):
+            return
+        began = time.monotonic()
+        while os.path.exists(name) and self.stop.signal is None:
+            time.sleep(0.2)
+        paused = time.monotonic() - began
+        self._began += paused
+        if self._first_updates is not None:
+            self._first_updates = self._first_updates[0], self._first_updates[1] + paused
 
     def _on_training_start(self) -> None:
         self._began = time.monotonic()
@@ -143,6 +157,7 @@ class RunCallback(BaseCallback):
             self._progress.stop()
 
     def _on_rollout_start(self) -> None:
+        self._wait_while_paused()
         steps = self.model.num_timesteps
         updates = getattr(self.model, "_n_updates", 0)
         if self._first_updates is None and updates > 0 and steps > self._began_at:

@@ -11,6 +11,8 @@ from typing import Any
 
 #: exit code of a process that was asked to stop
 STOPPED = 130
+#: environment variable: the name of a file that pauses runs while it is there
+PAUSE_FILE = "CRL_PAUSE_FILE"
 
 
 class StopRequest:

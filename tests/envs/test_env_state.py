@@ -39,6 +39,16 @@ def test_time_limits_and_order_enforcing_are_restored():
     assert go_on(fresh) == want
 
 
+def test_gymnasiums_checker_is_restored_whatever_it_has_seen():
+    for steps in (0, 1, 5):
+        env, fresh = (gym.wrappers.PassiveEnvChecker(ToyReach()) for _ in range(2))
+        env.reset(seed=0)
+        go_on(env, steps)
+        state = get_state(env)
+        set_state(fresh, state)
+        assert go_on(fresh) == go_on(env)
+
+
 def test_vector_environments():
     make = dict(env_id="toy/reach", seed=0, n_envs=2)
     env, other = make_vec_env(**make), make_vec_env(**{**make, "seed": 9}, subprocess=True)

@@ -1,0 +1,69 @@
+"""What a grid will take, before it is started: hours, memory, disk."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from crl.agents.recipes import resolve
+from crl.benchmark.grid import Cell
+from crl.runs.lengths import action_repeat
+
+MEASURED = Path(__file__).parent / "data" / "measured.csv"
+#: of a process with torch, MuJoCo and a network of the usual size, the allocator keeping its peak: what speed.py shows
+PROCESS_BYTES = 1.3e9
+
+
+class Forecast(NamedTuple):
+    """
+    :param hours: of one run at one thread, from rows of ``measured.csv`` with the same environment (and agent, where there is
+        one); None where nothing like it was measured
+    :param memory: bytes of one run, replay buffer included
+    :param disk: bytes of one run's checkpoints: its frames, once, and a few copies of its weights
+    """
+
+    hours: float | None
+    memory: float
+    disk: float
+
+
+def forecast(cell: Cell, measured: Path = MEASURED) -> Forecast:
+    """
+    :param cell: of a grid
+    :param measured: table of finished runs
+    """
+    config = resolve(cell.agent, cell.task.env, cell.overrides)
+    frames = replay_bytes(config)
+    steps_share = min(1.0, config["train"]["env_steps"] / action_repeat(config) / config["algorithm"]["buffer_size"])
+    return Forecast(_hours(config, measured), PROCESS_BYTES + frames * steps_share, frames * steps_share + 2e8)
+
+
+def replay_bytes(config: Mapping[str, Any]) -> float:
+    """Of a recipe's full replay buffer: each frame is stored once, and some more for the ends of episodes."""
+    size = int(config["env"]["kwargs"].get("size", 32 if config["env"]["id"].startswith("toy/") else 84))
+    return float(config["algorithm"]["buffer_size"]) * (3 * size * size * 1.02 + 100)
+
+
+def _hours(config: Mapping[str, Any], measured: Path) -> float | None:
+    rows = list(csv.DictReader(measured.open())) if measured.exists() else []
+    env_id, budget = config["env"]["id"], config["train"]["env_steps"]
+    same_env = [row for row in rows if row["env"] == env_id]
+    best = [row for row in same_env if row["agent"] == config["agent"]] or same_env
+    if not best:
+        return None
+    rates = sorted(float(row["hours"]) / float(row["env_steps"]) for row in best)
+    return rates[len(rates) // 2] * budget
+
+
+def workers_that_fit(cells: Sequence[Cell], cores: int, threads: int, free_memory: float) -> int:
+    """
+    :param cells: of the grid
+    :param cores: of the machine
+    :param threads: of each run
+    :param free_memory: bytes
+    :return: runs at a time, at least 1
+    """
+    largest = max(forecast(cell).memory for cell in cells)
+    return max(1, min(cores // threads, int(0.9 * free_memory // largest)))

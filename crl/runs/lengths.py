@@ -1,0 +1,17 @@
+"""Lengths of runs, without loading what runs need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def action_repeat(config: Mapping[str, Any]) -> int:
+    """Environment steps in one agent step."""
+    from crl.envs.dmc import default_action_repeat, split_id
+
+    repeat = config["env"]["kwargs"].get("action_repeat")
+    if repeat is not None:
+        return int(repeat)
+    env_id = config["env"]["id"]
+    return default_action_repeat(split_id(env_id)[0]) if env_id.startswith("dmc/") else 1

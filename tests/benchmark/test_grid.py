@@ -1,0 +1,77 @@
+"""Cells, variants, seeds."""
+
+import pytest
+
+from crl.agents.fields import ConfigError
+from crl.agents.recipes import resolve
+from crl.benchmark.forecast import forecast, replay_bytes, workers_that_fit
+from crl.benchmark.grid import GridError, make_grid, parse_seeds, parse_variants, same_run
+from crl.benchmark.suite import load_suite
+
+
+def test_every_combination_seed_by_seed():
+    cells = make_grid(load_suite("toy"), ["rad-sac", "curl-sac"], [1, 2])
+    names = [cell.name for cell in cells]
+    assert len(names) == len(set(names)) == 8
+    assert names[0] == "rad-sac/toy-reach/seed1" and "curl-sac/toy-reach-busy/seed2" in names
+    assert [cell.seed for cell in cells] == [1] * 4 + [2] * 4
+
+
+def test_variants():
+    assert parse_variants([]) == [{}]
+    assert parse_variants(["a=1,2", "b=3"]) == [{"a": "1", "b": "3"}, {"a": "2", "b": "3"}]
+    assert parse_variants(["policy.net_arch=64,64;128,128"]) == [{"policy.net_arch": v} for v in ("64,64", "128,128")]
+    cells = make_grid(load_suite("toy"), ["curl-sac"], [1], ["objective.weight=0.1,1", "algorithm.gamma=0.9"])
+    assert {cell.label for cell in cells} == {"curl-sac+objective.weight=0.1", "curl-sac+objective.weight=1"}
+    assert all(cell.overrides["algorithm.gamma"] == "0.9" for cell in cells)
+    for item in ("gamma", "=1", "a=", "a=1,,2", "a=1,1"):
+        with pytest.raises(GridError, match="--set"):
+            parse_variants([item])
+
+
+def test_seeds():
+    assert parse_seeds("3") == [1, 2, 3] and parse_seeds("2-4") == [2, 3, 4] and parse_seeds("1,7-8") == [1, 7, 8]
+    assert parse_seeds("101-102", tuning=True) == [101, 102]
+    for text in ("0", "a", "1-2-3", "1,1", ""):
+        with pytest.raises(GridError, match="--seeds"):
+            parse_seeds(text)
+    with pytest.raises(GridError, match="never reported"):
+        parse_seeds("100-101")
+    with pytest.raises(GridError, match="--tuning takes"):
+        parse_seeds("1", tuning=True)
+
+
+def test_wrong_names_before_anything_runs():
+    suite = load_suite("toy")
+    with pytest.raises(ValueError, match="Nearest: rad-sac"):
+        make_grid(suite, ["rad-sc"], [1])
+    with pytest.raises(ConfigError):
+        make_grid(suite, ["rad-sac"], [1], ["algorithm.gama=0.9"])
+    with pytest.raises(GridError, match="every agent once"):
+        make_grid(suite, ["sac", "sac"], [1])
+
+
+def test_a_run_with_another_configuration_is_noticed():
+    (cell,) = make_grid(load_suite("swingup100k"), ["sac"], [3])
+    config = {**resolve("sac", cell.task.env, cell.overrides), "run": {"seed": 3}}
+    assert same_run(cell, config) == []
+    other = resolve("sac", cell.task.env, {**cell.overrides, "algorithm.gamma": 0.9})
+    assert same_run(cell, {**other, "run": {"seed": 4}}) == ["algorithm.gamma: 0.9 there, 0.99 here", "seed: 4 there, 3 here"]
+
+
+def test_forecast(tmp_path):
+    (cell,) = make_grid(load_suite("swingup100k"), ["sac"], [3])
+    table = tmp_path / "measured.csv"
+    assert forecast(cell, table).hours is None
+    header, row = "agent,env,env_steps,hours\n", "{},dmc/cartpole-swingup,{},{}\n"
+    table.write_text(header + row.format("curl-sac", 50_000, 1.0))
+    assert forecast(cell, table).hours == 2.0, "of another agent on the same task, scaled"
+    table.write_text(table.read_text() + row.format("sac", 100_000, 0.5))
+    assert forecast(cell, table).hours == 0.5
+    needs = forecast(cell, table)
+    config = resolve("sac", cell.task.env, cell.overrides)
+    # action repeat 8: an eighth of the buffer is filled
+    assert needs.memory == pytest.approx(1.3e9 + replay_bytes(config) / 8) and needs.disk < needs.memory
+    assert workers_that_fit([cell], 8, 2, 1e12) == 4
+    assert workers_that_fit([cell], 8, 1, 2.5 * needs.memory) == 2
+    assert workers_that_fit([cell], 1, 2, 1.0) == 1
