@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from crl.callbacks import AuxiliaryLossCallback
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
-    from crl.objectives import ATC, CPC, CURL, SPR, STDIM
+    from crl.objectives import ATC, CPC, CURL, SPR, STDIM, SelfPrediction
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
     from crl.tqc_policy import PixelTQCPolicy
@@ -61,6 +61,7 @@ _WHERE = {
     "RandomErasing": "crl.augment",
     "RandomRotation": "crl.augment",
     "RandomShift": "crl.augment",
+    "SelfPrediction": "crl.objectives",
     "accelerate": "crl.acceleration",
     "load_encoder": "crl.encoders",
     "save_encoder": "crl.encoders",
@@ -93,6 +94,7 @@ __all__ = [
     "RandomErasing",
     "RandomRotation",
     "RandomShift",
+    "SelfPrediction",
     "__version__",
     "accelerate",
     "load_encoder",

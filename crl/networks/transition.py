@@ -44,23 +44,31 @@ class VectorTransition(nn.Module):
     :param width: of the latent state
     :param action_dim: width of the action vector
     :param hidden_dim: of the layer in between
+    :param out_dim: of what is told; None: the next latent state, ``width``
     :param device: of the weights
     """
 
-    def __init__(self, width: int, action_dim: int, hidden_dim: int = 512, device: th.device | str | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        action_dim: int,
+        hidden_dim: int = 512,
+        out_dim: int | None = None,
+        device: th.device | str | None = None,
+    ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(width + action_dim, hidden_dim, device=device),
             nn.LayerNorm(hidden_dim, device=device),
             nn.ELU(),
-            nn.Linear(hidden_dim, width, device=device),
+            nn.Linear(hidden_dim, width if out_dim is None else out_dim, device=device),
         )
 
     def forward(self, latent: th.Tensor, action: th.Tensor) -> th.Tensor:
         """
         :param latent: ``(batch, width)``
         :param action: ``(batch, action_dim)``
-        :return: ``(batch, width)``
+        :return: ``(batch, out_dim)``
         """
         return self.layers(th.cat([latent, action], dim=1))
 

@@ -4,6 +4,7 @@ from crl.contract import Objective
 from crl.objectives.atc import ATC
 from crl.objectives.cpc import CPC
 from crl.objectives.curl import CURL
+from crl.objectives.self_prediction import SelfPrediction
 from crl.objectives.spr import SPR
 from crl.objectives.stdim import STDIM
 
@@ -11,8 +12,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "atc": ATC,
     "cpc": CPC,
     "curl": CURL,
+    "self-prediction": SelfPrediction,
     "spr": SPR,
     "stdim": STDIM,
 }
 
-__all__ = ["ATC", "CPC", "CURL", "OBJECTIVES", "SPR", "STDIM"]
+__all__ = ["ATC", "CPC", "CURL", "OBJECTIVES", "SPR", "STDIM", "SelfPrediction"]

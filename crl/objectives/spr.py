@@ -86,7 +86,7 @@ class SPR(Objective):
                 filters = encoder.feature_map(blank).shape[1]
             self.transition = ConvTransition(filters, action_dim, self.hidden_dim, device)
         else:
-            self.transition = VectorTransition(width, action_dim, self.hidden_dim, device)
+            self.transition = VectorTransition(width, action_dim, self.hidden_dim, device=device)
             self.projection = nn.Linear(width, width, device=device)
         self.predictor = nn.Linear(width, width, device=device)
         if self.tau < 1.0:
