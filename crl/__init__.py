@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from crl.callbacks import AuxiliaryLossCallback
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
-    from crl.objectives import ATC, CPC, CURL, SPR, STDIM, SelfPrediction
+    from crl.objectives import ATC, CPC, CURL, SPR, STDIM, TACO, SelfPrediction
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
     from crl.tqc_policy import PixelTQCPolicy
@@ -40,6 +40,7 @@ _WHERE = {
     "CURL": "crl.objectives",
     "SPR": "crl.objectives",
     "STDIM": "crl.objectives",
+    "TACO": "crl.objectives",
     "AuxiliaryLossCallback": "crl.callbacks",
     "CenterCrop": "crl.augment",
     "ColorJitter": "crl.augment",
@@ -73,6 +74,7 @@ __all__ = [
     "CURL",
     "SPR",
     "STDIM",
+    "TACO",
     "AuxiliaryLossCallback",
     "CenterCrop",
     "ColorJitter",

@@ -7,6 +7,7 @@ from crl.objectives.curl import CURL
 from crl.objectives.self_prediction import SelfPrediction
 from crl.objectives.spr import SPR
 from crl.objectives.stdim import STDIM
+from crl.objectives.taco import TACO
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "atc": ATC,
@@ -15,6 +16,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "self-prediction": SelfPrediction,
     "spr": SPR,
     "stdim": STDIM,
+    "taco": TACO,
 }
 
-__all__ = ["ATC", "CPC", "CURL", "OBJECTIVES", "SPR", "STDIM", "SelfPrediction"]
+__all__ = ["ATC", "CPC", "CURL", "OBJECTIVES", "SPR", "STDIM", "TACO", "SelfPrediction"]

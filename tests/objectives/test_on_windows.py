@@ -9,7 +9,7 @@ import torch as th
 from crl.augment import RandomShift
 from crl.callbacks import AuxiliaryLossCallback
 from crl.contract import Objective, ViewBatch
-from crl.objectives import ATC, CPC, SPR, STDIM, SelfPrediction
+from crl.objectives import ATC, CPC, SPR, STDIM, TACO, SelfPrediction
 
 from ..callbacks.models import make_model
 from .small import BOX, DISCRETE, TinyEncoder, build, windows
@@ -27,6 +27,8 @@ OBJECTIVES = {
     "self-prediction": functools.partial(SelfPrediction, hidden_dim=8),
     "self-prediction-all": functools.partial(SelfPrediction, k=3, hidden_dim=8, reward_weight=0.1, info_nce_weight=0.1),
     "self-prediction-barlow": functools.partial(SelfPrediction, k=2, hidden_dim=8, loss="barlow"),
+    "taco": functools.partial(TACO, k=2, latent_dim=8, hidden_dim=8),
+    "taco-hard": functools.partial(TACO, k=1, latent_dim=8, hidden_dim=8, hard_negatives=1),
 }
 each = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 each_space = pytest.mark.parametrize("actions", [BOX, DISCRETE], ids=["continuous", "discrete"])
