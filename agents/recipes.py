@@ -19,6 +19,7 @@ from crl.agents.drqv2_family import DRQV2
 from crl.agents.env_defaults import matches
 from crl.agents.family import Family
 from crl.agents.fields import ConfigError, FieldValueError, field_paths, set_field
+from crl.agents.function_family import FUNCTION, is_function
 from crl.agents.sac_family import SAC
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def resolve(agent: str, env_id: str, overrides: Mapping[str, Any] | None = None)
 
     Later layers win: published defaults, the recipe's column, the environment's table, the recipe's changes, overrides.
 
-    :param agent: name of a recipe
+    :param agent: name of a recipe; or ``file.py:function`` or ``module:function``, see
+        :class:`crl.agents.function_family.FunctionConfig`
     :param env_id: as ``crl.envs.make_env`` takes it
     :param overrides: dotted path to value; strings are read as the field's type (``{"objective.weight": "0.5"}``)
     :return: nested plain dict: ``agent``, ``env`` (``id``, ``kwargs``), ``train``, and the other groups of the family, such
@@ -117,7 +119,7 @@ def resolve(agent: str, env_id: str, overrides: Mapping[str, Any] | None = None)
     """
     family, line = family_of(agent), _ancestors(agent)
     config = family.config(agent=agent)
-    column = 0 if next(recipe.column for recipe in line if recipe.column) == "paper" else 1
+    column = 0 if next((recipe.column for recipe in line if recipe.column), "paper") == "paper" else 1
     layers: list[Mapping[str, Any]] = [{path: values[column] for path, values in family.columns.items()}]
     layers.append(family.env_defaults(env_id))
     for recipe in line:
@@ -140,14 +142,20 @@ def family_of(agent: str) -> Family:
     :return: the family that it belongs to
     :raises UnknownRecipeError: for an unknown agent
     """
+    if is_function(agent):
+        return FUNCTION
     if agent not in RECIPES:
         near = difflib.get_close_matches(agent, RECIPES, n=3, cutoff=0.3)
-        raise UnknownRecipeError(f"no agent {agent!r}. Nearest: {', '.join(near or RECIPES)}")
+        raise UnknownRecipeError(
+            f"no agent {agent!r}. Nearest: {', '.join(near or RECIPES)}; or a function of yours, file.py:make"
+        )
     return next(recipe.family for recipe in _ancestors(agent) if recipe.family)
 
 
 def _ancestors(agent: str) -> list[Recipe]:
     """The recipe and those it is a variant of, the oldest first."""
+    if is_function(agent):
+        return []
     recipe = RECIPES[agent]
     return [*([] if recipe.parent is None else _ancestors(recipe.parent)), recipe]
 
@@ -163,7 +171,7 @@ def parse(config: Mapping[str, Any]) -> Any:
     family = family_of(str(config["agent"]))
     parsed = family.config()
     flat = flatten(config)
-    missing = [path for path in field_paths(family.config) if path != "env.kwargs" and path not in flat]
+    missing = [path for path in field_paths(family.config) if path not in ("env.kwargs", "kwargs") and path not in flat]
     if missing:
         raise ConfigError(f"the configuration lacks {', '.join(missing)}")
     for path, value in flat.items():

@@ -36,14 +36,19 @@ def forecast(cell: Cell, measured: Path = MEASURED) -> Forecast:
     """
     config = resolve(cell.agent, cell.task.env, cell.overrides)
     frames = replay_bytes(config)
-    steps_share = min(1.0, config["train"]["env_steps"] / action_repeat(config) / config["algorithm"]["buffer_size"])
-    return Forecast(_hours(config, measured), PROCESS_BYTES + frames * steps_share, frames * steps_share + 2e8)
+    return Forecast(_hours(config, measured), PROCESS_BYTES + frames, frames + 2e8)
 
 
 def replay_bytes(config: Mapping[str, Any]) -> float:
-    """Of a recipe's full replay buffer: each frame is stored once, and some more for the ends of episodes."""
+    """
+    Of the transitions that a run will have stored: each frame once, and some more for the ends of episodes. 0 for an agent
+    that is somebody's function, of whose memory nothing is known.
+    """
+    if "algorithm" not in config:
+        return 0.0
+    stored = min(config["algorithm"]["buffer_size"], config["train"]["env_steps"] / action_repeat(config))
     size = int(config["env"]["kwargs"].get("size", 32 if config["env"]["id"].startswith("toy/") else 84))
-    return float(config["algorithm"]["buffer_size"]) * (3 * size * size * 1.02 + 100)
+    return float(stored) * (3 * size * size * 1.02 + 100)
 
 
 def _hours(config: Mapping[str, Any], measured: Path) -> float | None:

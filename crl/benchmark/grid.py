@@ -110,12 +110,15 @@ def make_grid(suite: Suite, agents: Sequence[str], seeds: Sequence[int], items: 
         raise GridError(f"--agents {','.join(agents)}: {'every agent once' if agents else 'at least one'}")
     variants = parse_variants(items)
     varied = {name for name in variants[0] if len({variant[name] for variant in variants}) > 1}
+    names = {agent: agent.rpartition(":")[2] for agent in agents}
+    if len(set(names.values())) < len(agents):
+        raise GridError(f"--agents {','.join(agents)}: two functions of the same name; give one of them another")
     cells = []
     for seed, task, agent, variant in itertools.product(seeds, suite.tasks, agents, variants):
         told = ",".join(f"{name}={value}" for name, value in variant.items() if name in varied)
         overrides = {**suite.overrides(task), **variant}
         resolve(agent, task.env, overrides)
-        cells.append(Cell(agent, f"{agent}+{told}" if told else agent, task, seed, overrides))
+        cells.append(Cell(agent, f"{names[agent]}+{told}" if told else names[agent], task, seed, overrides))
     return cells
 
 

@@ -49,8 +49,8 @@ class RunFolder:
 
     @staticmethod
     def default_path(suite: str, agent: str, env_id: str, seed: int) -> Path:
-        """``runs/<suite>/<agent>/<env>/seed<k>``."""
-        return Path("runs") / suite / agent / env_id.replace("/", "-") / f"seed{seed}"
+        """``runs/<suite>/<agent>/<env>/seed<k>``; of an agent that is a function, the function's name."""
+        return Path("runs") / suite / agent.rpartition(":")[2] / env_id.replace("/", "-") / f"seed{seed}"
 
     def check_free(self) -> None:
         """
@@ -177,7 +177,7 @@ class RunFolder:
 
 
 #: what a run's configuration is made of, as far as running it goes
-_PARTS = ("run", "env", "algorithm", "policy", "replay", "train")
+_PARTS = ("run", "env", "train")
 
 
 def _runs_near(path: Path) -> str:

@@ -71,12 +71,13 @@ def new_run(
     config = resolve(agent, env_id, overrides)
     repeat = action_repeat(config)
     total = steps if steps is not None else max(1, config["train"]["env_steps"] // repeat)
+    precision = config.get("policy", {}).get("precision", "fp32")
     config["run"] = {
         "seed": seed,
         "steps": total,
         "action_repeat": repeat,
         "device": device,
-        "precision": resolve_precision(config["policy"]["precision"], "cpu" if device == "auto" else device),
+        "precision": resolve_precision(precision, "cpu" if device == "auto" else device),
         "checkpoint_every": checkpoint_every,
         "versions": _versions(),
         "python": platform.python_version(),

@@ -71,7 +71,8 @@ def test_forecast(tmp_path):
     needs = forecast(cell, table)
     config = resolve("sac", cell.task.env, cell.overrides)
     # action repeat 8: an eighth of the buffer is filled
-    assert needs.memory == pytest.approx(1.3e9 + replay_bytes(config) / 8) and needs.disk < needs.memory
+    assert replay_bytes(config) == pytest.approx(12_500 * 3 * 100 * 100, rel=0.03)
+    assert needs.memory == pytest.approx(1.3e9 + replay_bytes(config)) and needs.disk < needs.memory
     assert workers_that_fit([cell], 8, 2, 1e12) == 4
     assert workers_that_fit([cell], 8, 1, 2.5 * needs.memory) == 2
     assert workers_that_fit([cell], 1, 2, 1.0) == 1
