@@ -50,7 +50,7 @@ def test_each_algorithm_once(row):
     check(row, "curl")
 
 
-@pytest.mark.parametrize("i, objective", enumerate(name for name in OBJECTIVES if name != "curl"))
+@pytest.mark.parametrize("i, objective", list(enumerate(name for name in OBJECTIVES if name != "curl")))
 def test_each_objective_once(i, objective):
     """By turns on a replay buffer and on rollouts."""
     check((Row("DQN", "CnnPolicy"), Row("PPO", "CnnPolicy", "shared"))[i % 2], objective)
