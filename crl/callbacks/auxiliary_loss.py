@@ -275,7 +275,9 @@ class AuxiliaryLossCallback(BaseCallback):
         heads = [p for p in objective.parameters() if p.requires_grad]
         groups = [{"params": heads, "lr": self.learning_rate}, {"params": owned, "lr": self.learning_rate * self.weight}]
         optimizer_class = faster(self.optimizer_class, self.optimizer_kwargs)
-        optimizer = optimizer_class([group for group in groups if group["params"]], **self.optimizer_kwargs)
+        # an objective without heads, whose encoder the agent steps, leaves nothing: torch wants one group all the same
+        groups = [group for group in groups if group["params"]] or groups[:1]
+        optimizer = optimizer_class(groups, **self.optimizer_kwargs)
         clip = self.max_grad_norm
         if clip == "auto":
             clip = getattr(self.model, "max_grad_norm", None) if self.mode == "add_gradient" else None

@@ -2,7 +2,9 @@
 
 import pytest
 import torch as th
+import torch.nn.functional as F
 
+from crl.losses import PAIR_LOSSES, nt_xent
 from crl.objectives import ATC, OBJECTIVES
 
 from .small import assert_same_loss_and_gradients, build, pick, windows
@@ -102,6 +104,41 @@ def test_given_features_are_used():
     assert th.autograd.grad(loss, features)[0].abs().sum() > 0
 
 
+def test_byol_through_time_by_hand():
+    atc = build(ATC(k=2, loss="negative_cosine"))
+    batch = windows(steps=2, ends={1: 1})
+    rows = batch.mask[:, 1]
+    later = th.where(rows[:, None, None, None], batch.obs[:, 2], batch.obs[:, 0])
+    head = atc.pair_head
+    prediction = head.predictor(head.projector(atc.encoder(batch.obs[:, 0])))
+    target = head.key_projector(atc.key_encoder(later)).detach()
+    want = -F.cosine_similarity(prediction, target)[rows].mean()
+    assert_same_loss_and_gradients(atc, atc.loss(batch)[0], want)
+
+
+def test_simclr_through_time_by_hand():
+    """Both observations are trained, by one encoder; a window that does not reach step k counts nowhere."""
+    atc = build(ATC(k=2, loss="nt_xent", loss_kwargs=dict(temperature=0.2)))
+    atc.pair_head.projector = th.nn.Identity()  # BatchNorm would mix in the windows that do not count
+    batch = windows(steps=2, ends={1: 1})
+    rows = batch.mask[:, 1]
+    want = nt_xent(atc.encoder(batch.obs[rows, 0]), atc.encoder(batch.obs[rows, 2]), 0.2)
+    assert_same_loss_and_gradients(atc, atc.loss(batch)[0], want)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIR_LOSSES if name != "bilinear"])
+def test_every_loss_trains_the_encoder(name):
+    queue = dict(queue_size=8) if PAIR_LOSSES[name].negatives == "queue" else {}
+    atc = build(ATC(k=1, loss=name, loss_kwargs=queue))
+    for _ in range(2):
+        loss, metrics = atc.loss(windows(12, steps=1))
+        atc.after_step()
+    assert loss.isfinite() and all(value.isfinite() for value in metrics.values())
+    loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in atc.encoder.parameters())
+    assert all(p.grad is None for name, p in atc.named_parameters() if "key_" in name)
+
+
 @pytest.mark.parametrize(
     "kwargs, message",
     [
@@ -110,6 +147,10 @@ def test_given_features_are_used():
         (dict(tau=0.0), "tau=0.0"),
         (dict(hard_negatives=-1), "hard_negatives=-1"),
         (dict(hard_negatives=1, negative_window=3), "choose one"),
+        (dict(loss="byl"), "did you mean"),
+        (dict(loss="info_nce", loss_kwargs=dict(temperature=0.0)), "temperature"),
+        (dict(loss="vicreg", negative_window=2), "has no negatives in the batch"),
+        (dict(loss="info_nce", hard_negatives=2), "loss='bilinear' alone"),
     ],
 )
 def test_wrong_values(kwargs, message):
