@@ -9,7 +9,7 @@ at its convolutions through a head of its own, without gradient. These policies 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch as th
 from gymnasium import spaces
@@ -25,9 +25,6 @@ from torch import nn
 
 from crl.encoders import BodyHeadEncoder, PixelEncoder
 from crl.networks import faster, speed_up_linear
-
-if TYPE_CHECKING:
-    from crl.tqc_policy import PixelTQCPolicy as PixelTQCPolicy
 
 EncoderGradient = Literal["critic", "actor", "objective"]
 ROUTES = ("critic", "actor", "objective")
