@@ -285,10 +285,11 @@ class FrameReplayBuffer(ReplayBuffer):
     # ---- sampling
 
     def _get_samples(  # type: ignore[override]
-        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None, env_inds: np.ndarray | None = None
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
-        # The same draw at the same place as in SB3
-        env_inds = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))  # noqa: NPY002
+        if env_inds is None:
+            # The same draw at the same place as in SB3
+            env_inds = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))  # noqa: NPY002
         if self.n_steps > 1:
             return self._n_step_samples(batch_inds, env_inds, env)
         obs, next_obs = self._both(batch_inds, env_inds)
