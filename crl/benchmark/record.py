@@ -1,0 +1,114 @@
+"""Rows of ``measured.csv``: what finished runs of ours measured, at which configuration, revision, versions and machine."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crl.agents.recipes import flatten, resolve
+from crl.benchmark.results import config_hash
+from crl.runs.folder import RunFolder, Table
+
+MEASURED = Path(__file__).parent / "data" / "measured.csv"
+KEYS = ("agent", "env", "seed", "config_hash", "revision")
+
+
+class RecordError(ValueError):
+    """A run whose numbers cannot be kept; the message says why."""
+
+
+def measured_row(path: Path) -> dict[str, Any]:
+    """
+    :param path: folder of a finished run
+    :return: final return (never of a best checkpoint) and what it came about under; ``set`` holds, as JSON, the fields that
+        differed from the recipe of then
+    :raises RecordError: when the run has not finished, or comes from sources that no commit holds
+    :raises crl.runs.folder.RunFolderError: when it is no run
+    """
+    folder = RunFolder(path)
+    config, summary = folder.config(), folder.summary()
+    if summary.get("state") != "finished":
+        raise RecordError(f"{path} is {summary.get('state', 'unknown')}, only finished runs count: crl resume {path}")
+    about = config.pop("run")
+    if about["revision"] is None or about["revision"].endswith("-dirty"):
+        raise RecordError(f"{path} ran at revision {about['revision']}, which nobody can look up")
+    last = Table(folder.eval_file).rows()[-1]
+    return {
+        "agent": config["agent"],
+        "env": config["env"]["id"],
+        "seed": about["seed"],
+        "env_steps": summary["env_steps"],
+        "final_return": round(summary["final_return"], 1),
+        "std_over_episodes": round(float(last["std"]), 1),
+        "eval_episodes": summary["eval_episodes"],
+        "updates_per_second": summary["updates_per_second"],
+        "hours": round(summary["seconds"] / 3600, 2),
+        "precision": about["precision"],
+        "threads": config["train"]["threads"],
+        "config_hash": config_hash(config),
+        "revision": about["revision"],
+        "versions": " ".join(f"{name}={version}" for name, version in sorted(about["versions"].items())),
+        "machine": about["machine"],
+        "set": json.dumps(_changed(config), sort_keys=True),
+    }
+
+
+def _changed(config: Mapping[str, Any]) -> dict[str, Any]:
+    recipe, there = flatten(resolve(config["agent"], config["env"]["id"])), flatten(config)
+    return {path: value for path, value in there.items() if recipe.get(path) != value}
+
+
+def record(path: Path, table: Path = MEASURED) -> dict[str, Any]:
+    """
+    Write a run's row, which replaces one of the same run, and its learning curve into ``curves/`` beside the table.
+
+    :param path: folder of a finished run
+    :param table: CSV file
+    :return: the row
+    :raises RecordError: see :func:`measured_row`
+    """
+    row = measured_row(path)
+    rows: list[Mapping[str, Any]] = [
+        old for old in read_measured(table) if any(str(old[key]) != str(row[key]) for key in KEYS)
+    ]
+    rows = sorted([*rows, row], key=lambda old: [str(old[key]) for key in KEYS])
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    curve = table.parent / "curves" / f"{curve_name(row)}.csv"
+    curve.parent.mkdir(exist_ok=True)
+    curve.write_text(RunFolder(path).eval_file.read_text())
+    return row
+
+
+def curve_name(row: Mapping[str, Any]) -> str:
+    """Of a run's curve; runs of changed recipes carry their hash."""
+    name = f"{row['agent']}-{row['env'].replace('/', '-')}-seed{row['seed']}"
+    changed = json.loads(row.get("set") or "{}")
+    return name if all(path.startswith("train.") for path in changed) else f"{name}-{row['config_hash']}"
+
+
+def read_measured(table: Path = MEASURED) -> list[dict[str, Any]]:
+    """
+    :param table: CSV file
+    :return: its rows as text, each with ``stale``: whether the agent's current recipe, with the same fields changed, would no
+        longer be the run that was measured
+    """
+    rows: list[dict[str, Any]] = []
+    for row in Table(table).rows():
+        # rows from before this column was kept were of unchanged recipes
+        changed = json.loads(row.get("set") or "{}") or {"train.env_steps": row["env_steps"], "train.threads": row["threads"]}
+        rows.append({**row, "stale": _hash_now(row, changed) != row["config_hash"]})
+    return rows
+
+
+def _hash_now(row: Mapping[str, str], changed: Mapping[str, Any]) -> str | None:
+    try:
+        return config_hash(resolve(row["agent"], row["env"], changed))
+    except ValueError:  # the recipe is gone, or a field of it
+        return None

@@ -1,0 +1,555 @@
+"""The parts of a report: what runs say of agents, across tasks and task by task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import yaml
+
+from crl.agents.recipes import flatten
+from crl.benchmark import statistics
+from crl.benchmark.comparison import Comparison, count, versions_text
+from crl.benchmark.figures import Picture, Style, Theme, add_legend, draw_bars, draw_curves, draw_estimates, draw_pairs, render
+from crl.benchmark.published import protocol_differences, published, published_lengths
+from crl.benchmark.record import read_measured
+from crl.benchmark.results import Run
+from crl.benchmark.statistics import METRICS, CurveEstimate, Estimate
+from crl.benchmark.tables import Cell, Link, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_THRESHOLDS = np.linspace(0, 1, 101)
+#: pairs beyond these make a table, and no figure
+_MOST_PAIRS = 15
+
+
+class Details(NamedTuple):
+    """
+    Text that opens when it is asked for.
+
+    :param title: of it
+    :param text: as it stands, lines kept
+    """
+
+    title: str
+    text: str
+
+
+@dataclass
+class Section:
+    """
+    :param name: for links
+    :param title: heading
+    :param parts: sentences, lists of sentences, tables, rows of pictures, details
+    :param files: pictures that go into files alone: the row's pictures in one
+    :param level: of the heading
+    """
+
+    name: str
+    title: str
+    parts: list[str | list[str] | Table | list[Picture] | Details] = field(default_factory=list)
+    files: list[Picture] = field(default_factory=list)
+    level: int = 2
+
+
+def sections(comparison: Comparison, out: Path) -> list[Section]:
+    """
+    :param comparison: runs side by side
+    :param out: of the report; links are relative to it
+    """
+    style = Style(comparison.agents)
+    parts = [overview(comparison), final_returns(comparison), *across_tasks(comparison, style)]
+    parts.append(Section("tasks", "Task by task"))
+    for number, task in enumerate(comparison.tasks):
+        parts.append(one_task(comparison, task, style, number))
+    return [*parts, all_runs(comparison, out), conditions(comparison), configurations(comparison), reading()]
+
+
+# ---- all together
+
+
+def overview(comparison: Comparison) -> Section:
+    """What there is, and what a reader must be told."""
+    runs, missing = comparison.runs, len(comparison.missing)
+    states = {state: sum(run.state == state for run in runs) for state in ("finished", "failed")}
+    left = len(runs) - sum(states.values())
+    text = (
+        f"{count(len(comparison.agents), 'agent')} on {count(len(comparison.tasks), 'task')}. Of {len(runs) + missing} runs "
+        f"{states['finished']} finished, {states['failed']} failed, {left} under way, {missing} not begun."
+    )
+    grid = Table("grid", "Finished runs of each agent and task", ["agent", *comparison.tasks])
+    for agent in comparison.agents:
+        row: list[Cell] = [agent]
+        for task in comparison.tasks:
+            on_task = comparison.on(agent, task)
+            wanted = len(on_task) + sum(cell[:2] == (agent, task) for cell in comparison.missing)
+            finished = sum(run.state == "finished" for run in on_task)
+            failed = sum(run.state == "failed" for run in on_task)
+            told = f", {failed} failed" if failed else ""
+            row.append(f"{finished} of {wanted}{told}" if wanted else "not in the grid")
+        grid.rows.append(row)
+    return Section("overview", "What there is", [text, comparison.words, grid] if comparison.words else [text, grid])
+
+
+def final_returns(comparison: Comparison) -> Section:
+    """Agents by tasks."""
+    title = "Return of the final evaluation, mean over seeds [95 % interval]"
+    table = Table("final_returns", title, ["agent", *comparison.tasks])
+    for agent in comparison.agents:
+        finals = [comparison.finals(agent, task) for task in comparison.tasks]
+        table.rows.append([agent, *(statistics.mean_over_runs(values) if len(values) else None for values in finals)])
+    return Section("returns", "Final returns", [table])
+
+
+def across_tasks(comparison: Comparison, style: Style) -> list[Section]:
+    """Aggregates of normalised scores, curves of them, profiles, and pairs."""
+    tasks = comparison.normalised_tasks
+    low, high = [comparison.bounds[task][0] for task in tasks], [comparison.bounds[task][1] for task in tasks]
+    section = Section("aggregates", "Across tasks")
+    if not tasks:
+        section.parts.append("Scores cannot be normalised on any task, so there are no aggregates.")
+        return [section]
+    scores, words = statistics.complete_runs(comparison.matrix(), tasks, comparison.seeds)
+    words = [f"{word}." for word in words]
+    if not scores:
+        section.parts += [words, "So there are no aggregates yet."]
+        return [section]
+    scores = {agent: statistics.normalise(values, low, high) for agent, values in scores.items()}
+    steps, curves = comparison.curve_matrix()
+    curves, _ = statistics.complete_runs(curves, tasks, comparison.seeds)
+    curves = {agent: statistics.normalise(values, low, high) for agent, values in curves.items()}
+    bounds = "; ".join(f"{task} {comparison.bounds[task][0]:g} to {comparison.bounds[task][1]:g}" for task in tasks)
+    section.parts.append(f"Scores are normalised: the return that counts as 0, and as 1, is on {bounds}.")
+    section.parts += [words] if words else []
+    found = statistics.aggregates(scores)
+    area = statistics.aggregates(statistics.areas(curves, steps)) if len(steps) > 1 else {}
+    columns = ["agent", *METRICS, *(["IQM of the area"] if area else []), "seeds"]
+    table = Table("aggregates", f"Normalised scores over {count(len(tasks), 'task')}", columns, digits=3)
+    for agent, metrics in found.items():
+        row: list[Cell] = [agent, *(metrics[name] for name in METRICS)]
+        table.rows.append([*row, *([area[agent]["IQM"]] if area else []), len(scores[agent])])
+    section.parts.append(table)
+    by_metric = {name: {agent: metrics[name] for agent, metrics in found.items()} for name in METRICS}
+    section.parts.append([_metric_picture(name, estimates, style) for name, estimates in by_metric.items()])
+    section.files.append(_metrics_picture(by_metric, style))
+    return [section, _efficiency(curves, steps, style), _profiles(scores, style), *_pairs(scores)]
+
+
+def _metric_picture(name: str, estimates: dict[str, Estimate], style: Style) -> Picture:
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        draw_estimates(axes, theme, style, estimates, names=True)
+        axes.set_title(_direction(name))
+
+    told = ", ".join(f"{agent} {_told(estimate)}" for agent, estimate in estimates.items())
+    size = (4.6, 0.9 + 0.36 * len(estimates))
+    return render(f"aggregate_{name.replace(' ', '_')}", f"{name}: {told}", "", draw, size)
+
+
+def _metrics_picture(by_metric: dict[str, dict[str, Estimate]], style: Style) -> Picture:
+    def draw(figure: Figure, theme: Theme) -> None:
+        row = figure.subplots(1, len(by_metric), squeeze=False)[0]
+        for number, (axes, (name, estimates)) in enumerate(zip(row, by_metric.items(), strict=True)):
+            draw_estimates(axes, theme, style, estimates, names=number == 0)
+            axes.set_title(_direction(name))
+
+    size = (11.0, 0.9 + 0.36 * len(next(iter(by_metric.values()))))
+    return render("aggregates", "Aggregates", "", draw, size)
+
+
+def _direction(name: str) -> str:
+    return f"{name} (lower is better)" if name == "optimality gap" else name
+
+
+def _told(estimate: Estimate) -> str:
+    return f"{estimate.point:.3f}" + ("" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]")
+
+
+def _efficiency(curves: dict[str, np.ndarray], steps: np.ndarray, style: Style) -> Section:
+    section = Section("efficiency", "Sample efficiency", level=3)
+    if len(steps) < 2:
+        section.parts.append(
+            "The runs have no two evaluations at common environment steps, so there is no curve over all tasks."
+        )
+        return section
+    found = statistics.efficiency(curves, steps)
+    caption = (
+        "IQM of normalised scores at each evaluation; bands are 95 % intervals. The area in the table above is the mean score "
+        f"from {steps[0]:,.0f} to {steps[-1]:,.0f} environment steps."
+    )
+    alt = f"At {steps[-1]:,.0f} environment steps: " + _ends(found)
+    section.parts.append(
+        [_curve_picture("sample_efficiency", alt, caption, found, style, "environment steps", "IQM of scores")]
+    )
+    return section
+
+
+def _profiles(scores: dict[str, np.ndarray], style: Style) -> Section:
+    found = statistics.profiles(scores, _THRESHOLDS)
+    caption = "Share of runs whose normalised score is above the threshold; a curve above another everywhere is better."
+    alt = "Performance profiles. Share of runs above half of the scale: "
+    alt += ", ".join(f"{agent} {curve.point[len(curve.x) // 2]:.2f}" for agent, curve in found.items())
+    picture = _curve_picture("profiles", alt, caption, found, style, "normalised score", "share of runs above it")
+    return Section("profiles", "Performance profiles", [[picture]], level=3)
+
+
+def _pairs(scores: dict[str, np.ndarray]) -> list[Section]:
+    found = statistics.improvements(scores)
+    if not found:
+        return []
+    table = Table(
+        "improvement", "Probability of improvement", ["first", "over", "probability", "seeds"], digits=3, text=["over"]
+    )
+    table.rows = [[one, other, estimate, estimate.runs] for (one, other), estimate in found.items()]
+    text = "How likely a run of the first scores above one of the other on the same task; 0.5 says that neither is better."
+    section = Section("improvement", "Pairs of agents", [text], level=3)
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        draw_pairs(figure.subplots(), theme, found)
+
+    if len(found) <= _MOST_PAIRS:
+        told = "; ".join(f"{one} over {other} {_told(estimate)}" for (one, other), estimate in found.items())
+        section.parts.append([render("improvement", told, "", draw, (5.0, 0.9 + 0.5 * len(found)))])
+    section.parts.append(table)
+    return [section]
+
+
+def _ends(curves: Mapping[str, CurveEstimate]) -> str:
+    return ", ".join(f"{agent} {curve.point[-1]:.3g}" for agent, curve in curves.items())
+
+
+def _curve_picture(
+    name: str, alt: str, caption: str, curves: dict[str, CurveEstimate], style: Style, x_label: str, y_label: str
+) -> Picture:
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        draw_curves(axes, theme, style, curves, {}, {})
+        axes.set(xlabel=x_label, ylabel=y_label)
+        add_legend(figure, axes)
+
+    return render(name, alt, caption, draw)
+
+
+# ---- task by task
+
+
+def one_task(comparison: Comparison, task: str, style: Style, number: int) -> Section:
+    """Curves, returns beside published ones, and probes."""
+    section = Section(f"task{number + 1}", task, level=3)
+    name = task.replace("/", "-")
+    panels = [_TaskPanel(comparison, task, clock, style) for clock in (False, True)]
+    pictures = [
+        render(f"{name}_{'clock' if panel.clock else 'steps'}", panel.alt, panel.caption, panel.draw_alone)
+        for panel in panels
+        if panel.curves or panel.unfinished
+    ]
+    if pictures:
+        section.parts.append(pictures)
+    else:
+        section.parts.append("No run has been evaluated here yet.")
+    probes, probe_parts = _probes(comparison, task, style, name)
+    section.parts += [*_beside_published(comparison, task, name), *probe_parts]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        row = figure.subplots(1, len(panels) + len(probes), squeeze=False)[0]
+        for axes, panel in zip(row, panels, strict=False):
+            panel.draw(axes, theme)
+        for axes, (title, values) in zip(row[len(panels) :], probes.items(), strict=True):
+            draw_bars(axes, theme, style, values, names=False)
+            axes.set_title(title)
+        add_legend(figure, row[0])
+
+    if pictures:
+        section.files.append(render(name, task, "", draw, (4.4 * len(panels) + 2.4 * len(probes), 3.6)))
+    return section
+
+
+class _TaskPanel:
+    """Learning curves on one task, against environment steps or hours."""
+
+    def __init__(self, comparison: Comparison, task: str, clock: bool, style: Style) -> None:
+        self.clock, self.style = clock, style
+        found = {agent: comparison.task_curve(agent, task, clock) for agent in comparison.agents}
+        self.curves = {agent: curve for agent, curve in found.items() if curve is not None}
+        self.single = {
+            agent: [self._line(run) for run in comparison.counted(agent, task)]
+            for agent, curve in self.curves.items()
+            if curve.low is None and curve.runs > 1
+        }
+        under_way = {agent: [r for r in comparison.on(agent, task) if not r.counts and len(r.curve.mean)] for agent in found}
+        self.unfinished = {agent: [self._line(run) for run in runs] for agent, runs in under_way.items() if runs}
+        self.alt = f"Return on {task} against {self.x_label}. At the end: {_ends(self.curves) or 'no run has finished'}"
+        self.caption = (
+            f"Mean over seeds against {self.x_label}"
+            + ("; bands are 95 % intervals of the mean" if any(c.low is not None for c in self.curves.values()) else "")
+            + ("; thin lines are single runs of agents with too few seeds for a band" if self.single else "")
+            + ("; dotted lines are runs that have not finished" if self.unfinished else "")
+            + "."
+        )
+
+    @property
+    def x_label(self) -> str:
+        return "hours of training" if self.clock else "environment steps"
+
+    def _line(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        return run.curve.seconds / 3600 if self.clock else run.curve.env_steps, run.curve.mean
+
+    def draw(self, axes: Any, theme: Theme) -> None:
+        draw_curves(axes, theme, self.style, self.curves, self.single, self.unfinished)
+        axes.set(xlabel=self.x_label, ylabel="return")
+
+    def draw_alone(self, figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        self.draw(axes, theme)
+        add_legend(figure, axes)
+
+
+def _beside_published(comparison: Comparison, task: str, name: str) -> list[str | list[str] | Table | list[Picture] | Details]:
+    """Our returns, and those that others published at the same length."""
+    runs = [run for run in comparison.runs if run.task == task]
+    if not runs:
+        return []
+    lengths = [run.budget for run in runs]
+    length, env_id = max(set(lengths), key=lengths.count), runs[0].env
+    columns = ["method", "return", "std over seeds", "seeds", "measured otherwise", "source"]
+    texts = ["measured otherwise", "source"]
+    table = Table(f"{name}_returns", f"{task} at {length:,} environment steps", columns, text=texts)
+    for agent in comparison.agents:
+        values = comparison.finals(agent, task)
+        if len(values):
+            std = float(values.std(ddof=1)) if len(values) > 1 else None
+            table.rows.append([agent, statistics.mean_over_runs(values), std, len(values), "", "these runs"])
+    # a label of its own is a task of our own
+    known = published(env_id, length) if task == env_id else []
+    if not known:
+        others = published_lengths(env_id) if task == env_id else []
+        told = f"; there are at {', '.join(f'{steps:,}' for steps in others)}" if others else ""
+        return [*([table] if table.rows else []), f"No published returns are known at {length:,} environment steps{told}."]
+    table.apart = len(table.rows)
+    for row in known:
+        differences = _all_differences(row.method, runs)
+        table.rows.append([f"{row.method} (published)", row.mean, row.std, row.seeds, differences, row.source])
+    text = (
+        "Published means and standard deviations are as printed; a standard deviation over seeds is no interval of the mean, "
+        "and is not drawn. What is known to be measured otherwise is named; an empty field does not say that all was alike."
+    )
+    return [table, text]
+
+
+def _all_differences(method: str, runs: Sequence[Run]) -> str:
+    """Differences to all agents; to some, with their names."""
+    configs = {run.label: run.config for run in runs}
+    by_entry: dict[str, list[str]] = {}
+    for agent, config in configs.items():
+        for entry in protocol_differences(method, config):
+            by_entry.setdefault(entry, []).append(agent)
+    told = [e if len(who) == len(configs) else f"{e} (of {', '.join(who)})" for e, who in by_entry.items()]
+    return "; ".join(told)
+
+
+_Parts = list[str | list[str] | Table | list[Picture] | Details]
+
+
+def _probes(comparison: Comparison, task: str, style: Style, name: str) -> tuple[dict[str, dict[str, list[float]]], _Parts]:
+    """Values for the figure, and what the report shows of them."""
+    probed = {agent: [run.probe for run in comparison.on(agent, task) if run.probe] for agent in comparison.agents}
+    probed = {agent: reports for agent, reports in probed.items() if reports}
+    if not probed:
+        return {}, []
+    table = Table(
+        f"{name}_probes", f"What encoders know on {task}: probes on held-out episodes", ["agent", *_PROBED], digits=3
+    )
+    shown: dict[str, dict[str, list[float]]] = {}
+    for agent, reports in probed.items():
+        row: list[Cell] = [agent]
+        for column, path in _PROBED.items():
+            values = [value for value in (_at(report, path) for report in reports) if value is not None]
+            row.append(statistics.mean_over_runs(np.array(values)) if values else None)
+            if values and column in _DRAWN:
+                shown.setdefault(_DRAWN[column], {})[agent] = values
+        table.rows.append([*row])
+    pictures = [
+        render(
+            f"{name}_{title.replace(' ', '_')}", f"{title}: {_means(values)}", "", _bars(title, values, style), _rows(values)
+        )
+        for title, values in shown.items()
+    ]
+    text = (
+        "Linear probes from the encoder's output to the environment's true state, reported on episodes that neither the agent "
+        "nor the probe has seen; beside them a random encoder, the pixels' principal components, and the same encoder trained "
+        "on the state."
+    )
+    return shown, [text, table, pictures]
+
+
+#: column, and where it stands in ``probe.json``
+_PROBED = {
+    "R2": ("trained", "probes", "output", "r2"),
+    "R2 of conv": ("trained", "probes", "conv", "r2"),
+    "F1": ("trained", "probes", "output", "f1"),
+    "R2 random": ("random", "probes", "output", "r2"),
+    "R2 of pixels": ("pixel_pca", "probes", "output", "r2"),
+    "R2 supervised": ("supervised", "probes", "output", "r2"),
+    "effective rank": ("trained", "effective_rank"),
+    "retrieval top-1": ("trained", "retrieval", "top1"),
+}
+_DRAWN = {"R2": "probe R2", "F1": "probe F1", "effective rank": "effective rank"}
+
+
+def _at(report: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    value: Any = report["representations"]
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _bars(title: str, values: dict[str, list[float]], style: Style) -> Any:
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots()
+        draw_bars(axes, theme, style, values, names=True)
+        axes.set_title(f"{title}, mean and single runs")
+
+    return draw
+
+
+def _rows(values: Mapping[str, Any]) -> tuple[float, float]:
+    return 4.6, 0.9 + 0.36 * len(values)
+
+
+def _means(values: Mapping[str, list[float]]) -> str:
+    return ", ".join(f"{agent} {np.mean(of_runs):.3f}" for agent, of_runs in values.items())
+
+
+# ---- how it came about
+
+
+def all_runs(comparison: Comparison, out: Path) -> Section:
+    """Every run, flagged."""
+    section = Section("runs", "All runs")
+    section.parts.append(_runs_table("runs", "Every run, at its last evaluation", comparison.runs, comparison.agents, out))
+    if comparison.tuning:
+        title = "Runs on tuning seeds: in no statistic"
+        section.parts.append(_runs_table("tuning_runs", title, comparison.tuning, comparison.agents, out))
+    envs = {run.env for run in comparison.runs}
+    rows = [row for row in read_measured() if row["env"] in envs]
+    if rows:
+        columns = ["agent", "env", "seed", "env_steps", "final_return", "hours", "config_hash", "revision", "machine", "mark"]
+        table = Table("measured", "Recorded with crl's sources (measured.csv)", columns)
+        for row in rows:
+            table.rows.append([*(row[name] for name in columns[:-1]), "stale: today's recipe differs" if row["stale"] else ""])
+        section.parts.append(table)
+    return section
+
+
+def _runs_table(name: str, title: str, runs: Sequence[Run], agents: Sequence[str], out: Path) -> Table:
+    columns = [
+        "agent",
+        "task",
+        "seed",
+        "state",
+        "return",
+        "at step",
+        "of",
+        "hours",
+        "updates/s",
+        "config",
+        "revision",
+        "remarks",
+    ]
+    table = Table(name, title, [*columns, "video"], text=["task", "state", "config", "revision", "remarks", "video"])
+    for run in sorted(runs, key=lambda run: (agents.index(run.label) if run.label in agents else -1, run.task, run.seed)):
+        remarks = [run.error] if run.error else []
+        remarks += [f"stale: {'; '.join(run.differences)}"] if run.differences else []
+        remarks += ["not a recipe of today"] if run.differences is None else []
+        hours = float(run.curve.seconds[-1]) / 3600 if len(run.curve.seconds) else None
+        speed = run.summary.get("updates_per_second")
+        table.rows.append(
+            [
+                run.label,
+                run.task,
+                run.seed,
+                run.state if run.state == "finished" else f"{run.state}: last evaluation",
+                run.last_return,
+                run.last_steps,
+                run.budget,
+                None if hours is None else f"{hours:.2f}",
+                float(speed) if speed is not None else None,
+                run.config_hash,
+                str(run.about.get("revision")),
+                "; ".join(remarks),
+                [Link(video.stem, _relative(video, out)) for video in run.videos],
+            ]
+        )
+    return table
+
+
+def _relative(path: Path, out: Path) -> str:
+    return quote(Path(os.path.relpath(path.resolve(), out.resolve().parent)).as_posix())
+
+
+def conditions(comparison: Comparison) -> Section:
+    """Machines and versions."""
+    columns = ["machine", "runs", "device", "precision", "threads", "python", "versions"]
+    table = Table("hardware", "Machines and versions", columns, text=[*columns[2:]])
+    groups: dict[tuple[str, ...], int] = {}
+    for run in comparison.runs:
+        about = run.about
+        key = [str(about.get(name, "not noted")) for name in ("machine", "device", "precision")]
+        key += [str(run.config["train"].get("threads")), str(about.get("python")), versions_text(about.get("versions") or {})]
+        groups[tuple(key)] = groups.get(tuple(key), 0) + 1
+    for (machine, *others), count in groups.items():
+        table.rows.append([machine, count, *others])
+    text = (
+        "Hours are of training, evaluations included and pauses not. They compare agents only where machine, threads and "
+        "whatever else ran beside them were the same."
+    )
+    return Section("hardware", "Hardware and versions", [table, text])
+
+
+def configurations(comparison: Comparison) -> Section:
+    """Of each agent, once in full, and what other tasks change."""
+    section = Section("configurations", "Configurations")
+    for agent in comparison.agents:
+        runs = [run for run in comparison.runs if run.label == agent]
+        if not runs:
+            continue
+        first = _recipe(runs[0])
+        text = [f"# {runs[0].task}", yaml.safe_dump(first, sort_keys=False)]
+        flat, told = flatten(first), {runs[0].task}
+        for run in runs:
+            if run.task not in told:
+                other = flatten(_recipe(run))
+                changed = {path: value for path, value in other.items() if flat.get(path, "absent") != value}
+                text += [f"# {run.task}, where it differs", yaml.safe_dump(changed, sort_keys=False)]
+                told.add(run.task)
+        section.parts.append(Details(agent, "\n".join(text)))
+    return section
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in run.config.items() if key != "run"}
+
+
+def reading() -> Section:
+    """What the numbers mean."""
+    few = statistics.MIN_RUNS
+    lines = [
+        "The return of a run is that of its last evaluation, never of its best one. Evaluation episodes are the same for all "
+        "agents and seeds, actions are deterministic, and no evaluation episode is trained on.",
+        f"Intervals are 95 % percentile intervals of a stratified bootstrap: {statistics.REPS} times, as many runs are drawn "
+        f"anew within each task (Agarwal et al. 2021, by rliable). With fewer than {few} seeds there are points and no "
+        "intervals.",
+        "IQM is the mean of the middle half of all runs. Median and mean are over tasks, of each task's mean. The optimality "
+        "gap is how far runs stay below 1 on average. The area is that under the normalised curve, divided by its length.",
+        "Aggregates are made of seeds that have a return on every task. A run that failed counts with its last return; one "
+        "that is still under way does not count.",
+        "Many pairs are compared here; an interval that just misses another is no proof.",
+    ]
+    return Section("reading", "How to read this", [lines])
