@@ -169,9 +169,9 @@ class AuxiliaryLossCallback(BaseCallback):
 
     def _resolve_batch_size(self) -> int:
         agents_own = int(getattr(self.model, "batch_size", 0) or 256)  # A2C has no batch size
+        if self.objective.request.kind == "episodes":
+            agents_own = min(agents_own, _EPISODES)
         batch_size = self.batch_size or self.objective.batch_size or agents_own
-        if self.objective.request.kind == "episodes" and not self.batch_size:
-            batch_size = min(batch_size, _EPISODES)
         if batch_size < 2:
             raise ValueError(
                 f"the model's batch_size is {batch_size}, a contrast needs at least 2: pass batch_size= to the callback"
