@@ -78,12 +78,17 @@ def probe_data() -> tuple[th.Tensor, np.ndarray, np.ndarray]:
     return th.as_tensor(np.array(images)), np.array(states, dtype=np.float64), np.array(episodes)
 
 
-def supervised(images: th.Tensor, states: np.ndarray, episodes: np.ndarray, seed: int, updates: int) -> ModelEncoder:
-    """The same encoder, trained on the states of the probe's training episodes: the ceiling."""
+def fresh_encoder(seed: int) -> ModelEncoder:
+    """The encoder of the recipes, untrained."""
     th.manual_seed(seed)
     space = make_env("toy/reach").observation_space
     kwargs = policy_kwargs(parse(resolve("curl-sac", "toy/reach")).policy)["features_extractor_kwargs"]
-    encoder = ModelEncoder(PixelEncoder(space, **kwargs), space)  # type: ignore[arg-type]
+    return ModelEncoder(PixelEncoder(space, **kwargs), space)  # type: ignore[arg-type]
+
+
+def supervised(images: th.Tensor, states: np.ndarray, episodes: np.ndarray, seed: int, updates: int) -> ModelEncoder:
+    """The same encoder, trained on the states of the probe's training episodes: the ceiling."""
+    encoder = fresh_encoder(seed)
     return fit_supervised(encoder, images, states, split_episodes(episodes).train, seed, updates, RandomShift(2))
 
 
