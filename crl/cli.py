@@ -1,5 +1,5 @@
 """
-The command line: ``crl train | resume | eval | probe | list | doctor``.
+The command line: ``crl train | resume | eval | probe | pretrain | list | doctor``.
 
 Nothing heavy is imported before the arguments are known to be right: a wrong name answers at once, and ``--help`` too.
 """
@@ -87,6 +87,46 @@ class Probe:
 
 
 @dataclass
+class Pretrain:
+    """Train an encoder on stored transitions, for agents to start from."""
+
+    data: tyro.conf.Positional[str]
+    """saved replay buffer (model.save_replay_buffer), run folder, or minari:<data set>"""
+    objective: str = "curl"
+    """`crl list` names them"""
+    encoder: str = "pixel"
+    """pixel, nature, rainbow or impala"""
+    augment: str = "auto"
+    """auto (the buffer's own, else shifts by 4), none, random_shift, random_crop ..."""
+    updates: int = 10_000
+    """steps of Adam"""
+    batch_size: int = 128
+    """observations, windows or episodes in one step"""
+    learning_rate: float = 1e-3
+    """of encoder and heads"""
+    seed: int = 1
+    """of everything"""
+    out: Path | None = None
+    """folder; default: runs/pretrain/<objective>/<data>/seed<k>"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ..."""
+    threads: int | None = None
+    """of torch's CPU kernels"""
+    stack: int = 1
+    """Minari: frames in an observation"""
+    size: int | None = None
+    """Minari: side to which frames are resized"""
+    image_key: str | None = None
+    """of Dict observations with several images"""
+    checkpoint_every: int = 1000
+    """updates between checkpoints"""
+    set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="PART.NAME=VALUE")] = field(
+        default_factory=list
+    )
+    """argument of a part, for example --set objective.tau=0.01 or --set encoder.features_dim=128"""
+
+
+@dataclass
 class List:
     """List agents, environments and objectives."""
 
@@ -136,6 +176,7 @@ _COMMANDS = (
     | Annotated[Eval, tyro.conf.subcommand("eval", prefix_name=False)]
     | Annotated[Bench, tyro.conf.subcommand("bench", prefix_name=False)]
     | Annotated[Probe, tyro.conf.subcommand("probe", prefix_name=False)]
+    | Annotated[Pretrain, tyro.conf.subcommand("pretrain", prefix_name=False)]
     | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
 )
@@ -157,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Eval: _eval,
         Bench: _bench,
         Probe: _probe,
+        Pretrain: _pretrain,
         List: _list,
         Doctor: _doctor,
     }
@@ -180,13 +222,18 @@ def _is_ours(error: ValueError) -> bool:
     return type(error).__module__.startswith("crl.")
 
 
-def _overrides(command: Train) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
-    for item in command.set:
+def _settings(items: list[str], example: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for item in items:
         name, separator, value = item.partition("=")
         if not separator or not name:
-            raise UsageError(f"--set {item!r}: write field=value, for example --set objective.weight=0.5")
-        overrides[name] = value
+            raise UsageError(f"--set {item!r}: write field=value, for example --set {example}")
+        settings[name] = value
+    return settings
+
+
+def _overrides(command: Train) -> dict[str, Any]:
+    overrides = _settings(command.set, "objective.weight=0.5")
     named = {"train.env_steps": command.env_steps, "train.threads": command.threads, "policy.precision": command.precision}
     return {**overrides, **{path: value for path, value in named.items() if value is not None}}
 
@@ -200,9 +247,13 @@ def _check(command: Train) -> None:
     _check_seed(command.seed)
     if command.checkpoint_every < 0:
         raise UsageError(f"--checkpoint-every {command.checkpoint_every}: 0 (at the end only) or more agent steps")
-    kind, _, index = command.device.partition(":")
+    _check_device(command.device)
+
+
+def _check_device(device: str) -> None:
+    kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
-        raise UsageError(f"--device {command.device}: auto, cpu, cuda or cuda:<index>")
+        raise UsageError(f"--device {device}: auto, cpu, cuda or cuda:<index>")
 
 
 def _train(command: Train) -> int:
@@ -260,6 +311,16 @@ def _open(path: Path) -> Any:
 
 
 def _resume(command: Resume) -> int:
+    from crl.pretrain.folder import PretrainFolder, is_pretraining
+
+    if is_pretraining(command.run):
+        pretraining = PretrainFolder(command.run)
+        if pretraining.summary().get("state") == "finished":
+            print(f"{pretraining.path} is finished: {pretraining.encoder_file}")
+            return 0
+        with StopRequest() as stop:
+            _prepare()
+            return _supervise_pretraining(pretraining, stop)
     folder = _open(command.run)
     if folder.summary().get("state") == "finished":
         print(f"{folder.path} is finished: final return {folder.summary()['final_return']:.1f}")
@@ -353,8 +414,8 @@ def _probe(command: Probe) -> int:
         raise UsageError("pictures need matplotlib: pip install 'crl[bench]', or leave them out: --no-pictures")
     _prepare()
     from crl.probe.report import probe_run, table
-    from crl.runs.stages import shown_stages
     from crl.runs.run import RunError
+    from crl.runs.stages import shown_stages
 
     try:
         with shown_stages() as stage:
@@ -386,6 +447,49 @@ def _check_folder(path: Path) -> None:
     file = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
     if file is not None:
         raise UsageError(f"--out {path}: {file} is a file. Choose another folder")
+
+
+def _pretrain(command: Pretrain) -> int:
+    numbers = ("updates", "batch_size", "threads", "stack", "size", "checkpoint_every")
+    low = {"batch_size": 2}
+    for name in numbers:
+        value = getattr(command, name)
+        if value is not None and value < low.get(name, 1):
+            raise UsageError(f"--{name.replace('_', '-')} {value}: at least {low.get(name, 1)}")
+    if not command.learning_rate > 0:
+        raise UsageError(f"--learning-rate {command.learning_rate}: more than 0")
+    _check_seed(command.seed)
+    _check_device(command.device)
+    settings = _settings(command.set, "objective.tau=0.01")
+    if command.out is not None:
+        _check_folder(command.out)
+    with StopRequest() as stop:
+        _prepare()
+        from crl.pretrain.training import new_pretraining
+
+        if stop.signal is not None:
+            return _stopped_early(stop)
+        options = {name: value for name, value in vars(command).items() if name not in ("set", "data")}
+        folder = new_pretraining(command.data, settings=settings, **options)
+        return _supervise_pretraining(folder, stop)
+
+
+def _supervise_pretraining(folder: Any, stop_request: StopRequest) -> int:
+    from crl.pretrain.training import pretrain
+    from crl.runs.run import RunError, Stopped
+    from crl.runs.stages import shown_stages
+
+    try:
+        with shown_stages() as stage:
+            summary = pretrain(folder, stop_request, stage)
+    except Stopped as stop:
+        print(f"\nstopped by {stop} and saved. Go on with: crl resume {folder.path}", file=sys.stderr)
+        return STOPPED
+    except RunError as error:
+        print(f"crl: the pre-training failed: {error}", file=sys.stderr)
+        return 1
+    print(f"{folder.encoder_file}: after {summary['updates']} updates, {summary['updates_per_second']:.1f} a second")
+    return 0
 
 
 def _list(command: List) -> int:

@@ -9,7 +9,7 @@ import copy
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from crl.probe.linear import ridge_r2, split_episodes, varying
 from crl.probe.retrieval import retrieval_top1
 from crl.runs.folder import RunFolder, write_atomically
 from crl.runs.run import load_model
+from crl.runs.stages import Stage, silent
 
 #: states that are reported but do not count in the mean: an agent need not know them
 NOT_COUNTED = ("distractor",)
@@ -41,13 +42,6 @@ _COLLAPSED = 0.01
 
 #: retrieval on the last quarter needs two
 MIN_EPISODES = 8
-
-#: told what is being done, and how many steps that takes; gives what to call after each
-Stage = Callable[[str, int], Callable[[], None]]
-
-
-def _silent(what: str, steps: int) -> Callable[[], None]:
-    return lambda: None
 
 
 def probe_run(
@@ -58,7 +52,7 @@ def probe_run(
     encoder: str | None = None,
     supervised_updates: int = 2000,
     with_pictures: bool = True,
-    stage: Stage = _silent,
+    stage: Stage = silent,
 ) -> dict[str, Any]:
     """
     Probe the last checkpoint of a run. Writes ``probe.json``, ``probe.csv`` and pictures, and the same for TensorBoard.
@@ -70,7 +64,7 @@ def probe_run(
     :param encoder: name, for agents that have several (``"actor"``, ``"critic"``); None takes the first
     :param supervised_updates: of the supervised encoder; 0 leaves it out
     :param with_pictures: needs matplotlib
-    :param stage: see :data:`Stage`
+    :param stage: see :data:`crl.runs.stages.Stage`
     :return: what ``probe.json`` says
     :raises ProbeError: for an encoder that there is not, too few episodes, or episodes that cannot be probed
     :raises crl.runs.run.RunError: when no checkpoint can be loaded
@@ -168,7 +162,7 @@ def _supervised(
 
 
 def measure(
-    representations: dict[str, ModelEncoder], data: ProbeData, seed: int, augment: Augmentation, stage: Stage = _silent
+    representations: dict[str, ModelEncoder], data: ProbeData, seed: int, augment: Augmentation, stage: Stage = silent
 ) -> dict[str, Any]:
     """
     All numbers. Probes are fitted to half of the episodes (their penalty to a quarter); everything that is reported is of the
@@ -178,7 +172,7 @@ def measure(
     :param data: of the probe's episodes
     :param seed: of negatives, augmentation and PCA
     :param augment: makes the two views that retrieval compares
-    :param stage: see :data:`Stage`
+    :param stage: see :data:`crl.runs.stages.Stage`
     :return: ``representations``: by name, and within ``probes`` by layer (``"conv"``, ``"output"``); ``gap_closed``: by layer,
         the share of the way from random to supervised that the trained encoder has gone
     """
@@ -280,7 +274,7 @@ def draw(
     target: Path,
     seed: int,
     augment: Augmentation,
-    stage: Stage = _silent,
+    stage: Stage = silent,
 ) -> list[Path]:
     """
     Pictures of the test episodes.
@@ -290,7 +284,7 @@ def draw(
     :param target: folder to write to
     :param seed: of everything that is drawn at random
     :param augment: of the views that are shown
-    :param stage: see :data:`Stage`
+    :param stage: see :data:`crl.runs.stages.Stage`
     :return: the files
     """
     advance = stage("drawing", 5)

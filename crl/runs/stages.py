@@ -9,10 +9,18 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+#: told what is being done, and how many steps that takes; gives what to call after each
+Stage = Callable[[str, int], Callable[[], None]]
+
+
+def silent(what: str, steps: int) -> Callable[[], None]:
+    """A :data:`Stage` that shows nothing."""
+    return lambda: None
+
 
 @contextmanager
-def shown_stages() -> Iterator[Callable[[str, int], Callable[[], None]]]:
-    """A bar for each stage on a terminal, elsewhere a line; gives a :data:`crl.probe.report.Stage`."""
+def shown_stages() -> Iterator[Stage]:
+    """A bar for each stage on a terminal, elsewhere a line; gives a :data:`Stage`."""
     if not sys.stderr.isatty():
 
         def announce(what: str, steps: int) -> Callable[[], None]:
