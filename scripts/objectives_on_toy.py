@@ -185,7 +185,7 @@ def run(
     std = features.std(dim=0)
     row |= dict(effective_rank=float(effective_rank(features)), width=features.shape[1])
     row |= dict(collapsed=int((std < 0.01 * std.mean()).sum()), seconds=time.time() - started)
-    row = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+    row = {key: round(float(value), 4) if isinstance(value, float) else value for key, value in row.items()}
     return row | dict(env=env_id, objective=name, seed=seed, updates=updates)
 
 
