@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch as th
 import torch.nn.functional as F
@@ -81,3 +83,20 @@ def reset_noise(module: nn.Module, generator: th.Generator | None = None) -> int
     for layer in layers:
         layer.reset_noise(generator)
     return len(layers)
+
+
+@contextmanager
+def noise_on(module: nn.Module) -> Iterator[None]:
+    """
+    Noisy layers inside are noisy although the module is in evaluation mode: an agent that explores by noise.
+
+    :param module: walked recursively
+    """
+    quiet = [layer for layer in module.modules() if isinstance(layer, NoisyLinear) and not layer.training]
+    for layer in quiet:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in quiet:
+            layer.training = False
