@@ -242,11 +242,11 @@ class Rainbow(DQN):
         for _ in range(gradient_steps):
             if isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer) and self.prioritized:
                 samples = self.replay_buffer.sample_prioritized(batch_size, self.beta, self._vec_normalize_env)
-                losses = self._update(samples.data, samples.weights)
+                losses = self._update(samples.data, samples.weights)  # type: ignore[arg-type]
                 self.replay_buffer.update_priorities(samples.items, losses.cpu().numpy())
             else:
                 data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-                self._update(data, None)  # type: ignore[arg-type]
+                self._update(data, None)
             self._n_updates += 1
             if self._n_updates % self.metrics_interval == 0:
                 self.record_metrics()
