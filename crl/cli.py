@@ -170,11 +170,24 @@ class Doctor:
     """environment of that forecast"""
 
 
+@dataclass
+class Report:
+    """Compare runs: one HTML file with statistics, curves and tables; figures and tables as files beside it."""
+
+    folders: tyro.conf.Positional[list[Path]]
+    """folders of runs, or with runs below them, such as crl bench writes"""
+    out: Path | None = None
+    """HTML file to write; default: report.html in the first folder"""
+    suite: str | None = None
+    """suite, or a .yaml file of one, that says how returns become scores; default: as planned by crl bench, else crl's own"""
+
+
 _COMMANDS = (
     Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
     | Annotated[Resume, tyro.conf.subcommand("resume", prefix_name=False)]
     | Annotated[Eval, tyro.conf.subcommand("eval", prefix_name=False)]
     | Annotated[Bench, tyro.conf.subcommand("bench", prefix_name=False)]
+    | Annotated[Report, tyro.conf.subcommand("report", prefix_name=False)]
     | Annotated[Probe, tyro.conf.subcommand("probe", prefix_name=False)]
     | Annotated[Pretrain, tyro.conf.subcommand("pretrain", prefix_name=False)]
     | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
@@ -197,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Resume: _resume,
         Eval: _eval,
         Bench: _bench,
+        Report: _report,
         Probe: _probe,
         Pretrain: _pretrain,
         List: _list,
@@ -489,6 +503,13 @@ def _supervise_pretraining(folder: Any, stop_request: StopRequest) -> int:
         print(f"crl: the pre-training failed: {error}", file=sys.stderr)
         return 1
     print(f"{folder.encoder_file}: after {summary['updates']} updates, {summary['updates_per_second']:.1f} a second")
+    return 0
+
+
+def _report(command: Report) -> int:
+    from crl.benchmark.report import report
+
+    print(report(command.folders, command.out, command.suite))
     return 0
 
 

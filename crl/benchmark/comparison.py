@@ -159,10 +159,13 @@ def compare(folders: Sequence[Path], suite: str | None = None) -> Comparison:
         for agent in agents
     }
     there = {(run.label, run.task, run.seed) for run in runs}
-    unplanned = {(agent, task, seed) for agent in agents for task in tasks for seed in seeds[agent]}
+    # without a plan every agent is expected on every task, but for variants that nobody asked for as such
+    apart = {run.label for run in runs if run.apart}
+    unplanned = {(agent, task, seed) for agent in agents if agent not in apart for task in tasks for seed in seeds[agent]}
     missing = sorted((planned if plans else unplanned) - there)
     suites = " and ".join(dict.fromkeys(plan.suite for plan in plans)) or (chosen.name if chosen else "")
-    comparison = Comparison(runs, tuning, agents, tasks, seeds, missing, bounds, words, f"crl bench {suites}".strip())
+    title = f"crl bench {suites}" if suites else "Runs side by side"
+    comparison = Comparison(runs, tuning, agents, tasks, seeds, missing, bounds, words, title)
     words += _notes(comparison)
     return comparison
 
@@ -237,13 +240,13 @@ def _state_notes(runs: list[Run]) -> list[str]:
     if failed:
         reasons = [f"{run.label} on {run.task}, seed {run.seed}: {run.error or 'no reason noted'}" for run in failed[:5]]
         words.append(
-            f"Failed: {count(len(failed), 'run')} ({'; '.join(reasons)}). They count with the return of their last evaluation; "
-            "without one, not at all."
+            f"Failed: {count(len(failed), 'run')} ({'; '.join(reasons)}). A failed run counts with the return of its last "
+            "evaluation; without one, not at all."
         )
     unfinished = [run for run in runs if run.state not in ("finished", "failed")]
     if unfinished:
         words.append(
-            f"Not finished: {count(len(unfinished), 'run')}, in the table of runs with their last evaluation, and in no statistic."
+            f"Not finished: {count(len(unfinished), 'run')}, in the table of runs at the last evaluation, and in no statistic."
         )
     short = [run for run in runs if run.state == "finished" and run.last_steps < run.budget]
     for run in short:

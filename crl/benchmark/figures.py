@@ -155,6 +155,10 @@ def draw_curves(
                 label = f"{agent}, not finished" if told and number == 0 else None
                 axes.plot(x, y, color=style.line(agent, theme)["color"], linestyle=look, linewidth=0.9, alpha=0.7, label=label)
     axes.margins(x=0.02)
+    if max((curve.x.max() for curve in curves.values()), default=0) >= 1000:
+        from matplotlib.ticker import EngFormatter
+
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def draw_estimates(axes: Axes, theme: Theme, style: Style, estimates: Mapping[str, Estimate], names: bool) -> None:

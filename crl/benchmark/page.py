@@ -31,7 +31,8 @@ th, td { padding: .35rem .7rem; text-align: left; vertical-align: top; border-to
   white-space: nowrap; }
 thead th { background: var(--soft); } tbody th { font-weight: 600; }
 td.number { font-variant-numeric: tabular-nums; }
-td.text { white-space: normal; min-width: 9rem; max-width: 24rem; }
+td.text { white-space: normal; min-width: 10rem; max-width: 30rem; }
+table:has(td.text) :is(th, td.number) { width: 1%; } table:has(td.text) td.text:last-child { width: 60%; }
 tr.apart > * { border-top: 2px solid var(--ink); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 1rem;
   align-items: start; }

@@ -63,6 +63,7 @@ class Run:
         agent is no recipe
     :param probe: the newest ``probe.json``, if there is one
     :param videos: files
+    :param apart: its label was made longer, since other runs of that label are configured otherwise
     """
 
     path: Path
@@ -80,6 +81,7 @@ class Run:
     differences: list[str] | None = None
     probe: Mapping[str, Any] | None = None
     videos: list[Path] = field(default_factory=list)
+    apart: bool = False
 
     @property
     def counts(self) -> bool:
@@ -286,7 +288,9 @@ def _renamed(run: Run, fields: set[str]) -> Run:
         plain = {}
     flat = _comparable(run)
     told = [f"{path}={flat.get(path, 'absent')}" for path in sorted(fields) if flat.get(path, "absent") != plain.get(path)]
-    return replace(run, label=f"{run.label}{',' if '+' in run.label else '+'}{','.join(told)}") if told else run
+    if not told:
+        return run
+    return replace(run, label=f"{run.label}{',' if '+' in run.label else '+'}{','.join(told)}", apart=True)
 
 
 def _comparable(run: Run) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def across_tasks(comparison: Comparison, style: Style) -> list[Section]:
     by_metric = {name: {agent: metrics[name] for agent, metrics in found.items()} for name in METRICS}
     section.parts.append([_metric_picture(name, estimates, style) for name, estimates in by_metric.items()])
     section.files.append(_metrics_picture(by_metric, style))
-    return [section, _efficiency(curves, steps, style), _profiles(scores, style), *_pairs(scores)]
+    return [section, _curves(curves, steps, scores, style), *_pairs(scores)]
 
 
 def _metric_picture(name: str, estimates: dict[str, Estimate], style: Style) -> Picture:
@@ -172,32 +172,28 @@ def _told(estimate: Estimate) -> str:
     return f"{estimate.point:.3f}" + ("" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]")
 
 
-def _efficiency(curves: dict[str, np.ndarray], steps: np.ndarray, style: Style) -> Section:
-    section = Section("efficiency", "Sample efficiency", level=3)
-    if len(steps) < 2:
-        section.parts.append(
-            "The runs have no two evaluations at common environment steps, so there is no curve over all tasks."
+def _curves(curves: dict[str, np.ndarray], steps: np.ndarray, scores: dict[str, np.ndarray], style: Style) -> Section:
+    """Sample efficiency and performance profiles."""
+    section = Section("curves", "Sample efficiency and performance profiles", level=3)
+    pictures = []
+    if len(steps) > 1:
+        found = statistics.efficiency(curves, steps)
+        caption = (
+            "IQM of normalised scores at each evaluation. The area in the table above is the mean score from "
+            f"{steps[0]:,.0f} to {steps[-1]:,.0f} environment steps."
         )
-        return section
-    found = statistics.efficiency(curves, steps)
-    caption = (
-        "IQM of normalised scores at each evaluation; bands are 95 % intervals. The area in the table above is the mean score "
-        f"from {steps[0]:,.0f} to {steps[-1]:,.0f} environment steps."
-    )
-    alt = f"At {steps[-1]:,.0f} environment steps: " + _ends(found)
-    section.parts.append(
-        [_curve_picture("sample_efficiency", alt, caption, found, style, "environment steps", "IQM of scores")]
-    )
-    return section
-
-
-def _profiles(scores: dict[str, np.ndarray], style: Style) -> Section:
+        alt = f"Sample efficiency. IQM at {steps[-1]:,.0f} environment steps: {_ends(found)}"
+        labels = ("environment steps", "IQM of scores")
+        pictures.append(_curve_picture("sample_efficiency", alt, caption, found, style, *labels))
+    else:
+        section.parts.append("The runs have no two evaluations at common environment steps: there is no curve over all tasks.")
     found = statistics.profiles(scores, _THRESHOLDS)
     caption = "Share of runs whose normalised score is above the threshold; a curve above another everywhere is better."
-    alt = "Performance profiles. Share of runs above half of the scale: "
-    alt += ", ".join(f"{agent} {curve.point[len(curve.x) // 2]:.2f}" for agent, curve in found.items())
-    picture = _curve_picture("profiles", alt, caption, found, style, "normalised score", "share of runs above it")
-    return Section("profiles", "Performance profiles", [[picture]], level=3)
+    shares = ", ".join(f"{agent} {curve.point[len(curve.x) // 2]:.2f}" for agent, curve in found.items())
+    alt = f"Performance profiles. Share of runs above half of the scale: {shares}"
+    pictures.append(_curve_picture("profiles", alt, caption, found, style, "normalised score", "share of runs above it"))
+    section.parts.append(pictures)
+    return section
 
 
 def _pairs(scores: dict[str, np.ndarray]) -> list[Section]:
@@ -318,14 +314,14 @@ def _beside_published(comparison: Comparison, task: str, name: str) -> list[str 
         return []
     lengths = [run.budget for run in runs]
     length, env_id = max(set(lengths), key=lengths.count), runs[0].env
-    columns = ["method", "return", "std over seeds", "seeds", "measured otherwise", "source"]
-    texts = ["measured otherwise", "source"]
+    texts = ["source", "measured otherwise"]
+    columns = ["method", "return", "std over seeds", "seeds", *texts]
     table = Table(f"{name}_returns", f"{task} at {length:,} environment steps", columns, text=texts)
     for agent in comparison.agents:
         values = comparison.finals(agent, task)
         if len(values):
             std = float(values.std(ddof=1)) if len(values) > 1 else None
-            table.rows.append([agent, statistics.mean_over_runs(values), std, len(values), "", "these runs"])
+            table.rows.append([agent, statistics.mean_over_runs(values), std, len(values), "these runs", ""])
     # a label of its own is a task of our own
     known = published(env_id, length) if task == env_id else []
     if not known:
@@ -334,11 +330,11 @@ def _beside_published(comparison: Comparison, task: str, name: str) -> list[str 
         return [*([table] if table.rows else []), f"No published returns are known at {length:,} environment steps{told}."]
     table.apart = len(table.rows)
     for row in known:
-        differences = _all_differences(row.method, runs)
-        table.rows.append([f"{row.method} (published)", row.mean, row.std, row.seeds, differences, row.source])
+        table.rows.append([row.method, row.mean, row.std, row.seeds, row.source, _all_differences(row.method, runs)])
     text = (
-        "Published means and standard deviations are as printed; a standard deviation over seeds is no interval of the mean, "
-        "and is not drawn. What is known to be measured otherwise is named; an empty field does not say that all was alike."
+        "Below the line are published means and standard deviations, as printed. A standard deviation over seeds is no "
+        "interval of the mean, and is not drawn. What is known to be measured otherwise is named; an empty field does not say "
+        "that all was alike."
     )
     return [table, text]
 
@@ -504,8 +500,8 @@ def conditions(comparison: Comparison) -> Section:
         key = [str(about.get(name, "not noted")) for name in ("machine", "device", "precision")]
         key += [str(run.config["train"].get("threads")), str(about.get("python")), versions_text(about.get("versions") or {})]
         groups[tuple(key)] = groups.get(tuple(key), 0) + 1
-    for (machine, *others), count in groups.items():
-        table.rows.append([machine, count, *others])
+    for (machine, *others), number in groups.items():
+        table.rows.append([machine, number, *others])
     text = (
         "Hours are of training, evaluations included and pauses not. They compare agents only where machine, threads and "
         "whatever else ran beside them were the same."

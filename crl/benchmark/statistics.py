@@ -88,16 +88,16 @@ def complete_runs(
     :param scores: ``{agent: (runs, tasks)}`` or ``{agent: (runs, tasks, steps)}``, NaN where there is none
     :param tasks: their names
     :param seeds: of each agent's rows
-    :return: agents that have whole rows, with those; and a sentence for each row or agent that is left out
+    :return: agents that have whole rows, with those; and a sentence for each agent of which something is left out
     """
     whole, words = {}, []
     for agent, values in scores.items():
         missing = np.asarray(np.isnan(values).reshape(*values.shape[:2], -1).any(axis=2))
-        for seed, row in zip(seeds[agent], missing, strict=True):
-            if row.any():
-                lacking = [task for task, is_missing in zip(tasks, row, strict=True) if is_missing]
-                shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
-                words.append(f"{agent}, seed {seed}, is left out of the aggregates: it has no final return on {shown}")
+        left = [str(seed) for seed, row in zip(seeds[agent], missing, strict=True) if row.any()]
+        if left:
+            lacking = [task for task, column in zip(tasks, missing.T, strict=True) if column.any()]
+            shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+            words.append(f"{agent}: seed {', '.join(left)} left out of the aggregates, for want of a final return on {shown}")
         kept = values[~missing.any(axis=1)]
         if len(kept):
             whole[agent] = kept
