@@ -156,6 +156,7 @@ class AuxiliaryLossCallback(BaseCallback):
         self._augment = self._resolve_augment(space, found)
         self._make_generators()
         self._source = self._make_source(space, key)
+        self._source.ready(self.objective.request, self._n_batch)  # a buffer that can never answer is refused now
         objectives = self._objectives(found, Spaces(space, model.action_space))
         self.attachments = {item.name: self._attach(item, objectives[item.name]) for item in found}
         if self._pending_state is not None:

@@ -15,6 +15,7 @@ from crl.policies import PixelSACPolicy
 
 from ..fakes import FakeImages
 from .models import BOX, DISCRETE, SMALL, make_model
+from .outside_atc import OutsideATC
 
 SHIFT = RandomShift(2)
 
@@ -135,6 +136,13 @@ def test_ambiguous_stack():
 def test_memory_option_says_why_it_is_not_needed():
     with pytest.raises(ValueError, match="optimize_memory_usage"):
         make_model("sac", optimize_memory_usage=True)
+
+
+def test_sequences_from_a_buffer_that_overwrites_them():
+    replay = dict(replay_buffer_class=None, replay_buffer_kwargs=dict(handle_timeout_termination=False))
+    model = make_model("dqn", optimize_memory_usage=True, **replay)
+    refuses(model, "use FrameReplayBuffer", objective=OutsideATC(augment=SHIFT))
+    model.learn(24, callback=AuxiliaryLossCallback(CURL(augment=SHIFT)))
 
 
 def test_n_steps_that_would_be_ignored():
