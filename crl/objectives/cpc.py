@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch as th
 from torch import nn
 
@@ -9,7 +11,7 @@ from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective,
 from crl.losses.candidates import candidate_cross_entropy, mask_candidates
 from crl.losses.checks import common_float
 from crl.networks import ActionVectors
-from crl.objectives.windows import as_windows, counted, device_of, origin_of, views_of
+from crl.objectives.windows import as_windows, contrast_by, counted, device_of, origin_of, other_loss, views_of
 
 #: 1 GiB of float32: beyond it, a batch was not meant for this objective
 _MAX_LOGITS = 2**28
@@ -43,6 +45,10 @@ class CPC(Objective):
     :param negative_window: latents of the same episode less than so many steps from the positive are no negatives; 0: all
         are, as published
     :param augment: of every step on its own; None takes the replay buffer's. Published without any.
+    :param loss: ``"bilinear"``: CPC's own; else a loss of pairs, see :func:`crl.losses.pair_loss`,
+        of predictions and latents at each distance on its own: candidates are then the latents at that distance, as in Anand
+        et al. 2019
+    :param loss_kwargs: its parameters, such as ``dict(temperature=0.1)``
     :raises ValueError: for values out of range; in :meth:`loss` for batches that would fill the memory
     """
 
@@ -58,6 +64,8 @@ class CPC(Objective):
         condition_on_actions: bool = False,
         negative_window: int = 0,
         augment: Augmentation | None = None,
+        loss: str = "bilinear",
+        loss_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(augment)
         offsets = steps if offsets is None else offsets
@@ -68,6 +76,8 @@ class CPC(Objective):
                 f"CPC(hidden_dim={hidden_dim}, warm_up={warm_up}, negative_window={negative_window}): a width of at least 1, "
                 "and steps of at least 0"
             )
+        #: in place of dot products with all latents; None: CPC's own
+        self.pair = other_loss("CPC", "bilinear", loss, loss_kwargs, negative_window)
         self.request = DataRequest("sequence", steps=warm_up + steps, origin=negative_window > 0)
         self.steps = steps
         self.offsets = offsets
@@ -90,6 +100,8 @@ class CPC(Objective):
             self.action_gru = nn.GRU(self.action_vectors.dim, self.hidden_dim, batch_first=True, device=device)
         n_maps = 1 if self.condition_on_actions else self.offsets
         self.maps = nn.ModuleList(nn.Linear(self.hidden_dim, encoder.features_dim, device=device) for _ in range(n_maps))
+        if self.pair is not None:
+            self.pair.build(encoder.features_dim, device)
 
     def loss(self, batch: ViewBatch | SequenceBatch, features: th.Tensor | None = None) -> tuple[th.Tensor, Metrics]:
         """See :meth:`crl.contract.Objective.loss`."""
@@ -103,8 +115,19 @@ class CPC(Objective):
         near = self._near(batch)
         total = n_rows = right = positive = negative = th.zeros((), device=latents.device)
         for k, predictions in enumerate(self._predictions(contexts, actions), start=1):
-            logits, labels = _logits(predictions, latents, k)
             rows = counts[:, k:].flatten()
+            if self.pair is not None:
+                columns = th.arange(counts.numel(), device=rows.device).view(counts.shape)[:, k:].flatten()
+                negatives = None if near is None else ~near[columns][:, columns]
+                keys = latents[:, k:].flatten(0, 1)
+                part, of_part = contrast_by(self.pair, predictions.flatten(0, 1), keys, rows, negatives)
+                n = rows.sum()
+                total, n_rows = total + part * n, n_rows + n
+                # a distance that no window reaches has no accuracy
+                sums = [of_part[name].nan_to_num() * n for name in ("accuracy", "positive_similarity", "negative_similarity")]
+                right, positive, negative = right + sums[0], positive + sums[1], negative + sums[2]
+                continue
+            logits, labels = _logits(predictions, latents, k)
             candidates = counts.flatten()[None].expand_as(logits)
             if near is not None:
                 candidates = candidates & ~near[labels]
@@ -176,6 +199,11 @@ class CPC(Objective):
         time = (start_time[:, None] + th.arange(self.steps + 1, device=start_time.device)).flatten()
         episode = start_episode.repeat_interleave(self.steps + 1)
         return ((time[:, None] - time).abs() < self.negative_window) & (episode[:, None] == episode)
+
+    def after_step(self) -> None:
+        """Keys enter the queue of losses that have one."""
+        if self.pair is not None:
+            self.pair.after_step()
 
 
 def _logits(predictions: th.Tensor, latents: th.Tensor, k: int) -> tuple[th.Tensor, th.Tensor]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch as th
 import torch.nn.functional as F
 from torch import nn
 
 from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective, SequenceBatch, Spaces, ViewBatch
-from crl.losses import barlow_twins, cosine_logits
-from crl.losses.candidates import candidate_cross_entropy
+from crl.losses import PairLoss, barlow_twins, cosine_logits, pair_loss
 from crl.losses.two_hot import symexp_bins, two_hot_cross_entropy
 from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
 from crl.networks import ActionVectors, VectorTransition, ema_copy, ema_update
-from crl.objectives.windows import as_windows, counted, device_of, views_of
+from crl.objectives.windows import as_windows, contrast_steps_by, device_of, other_loss, views_of
 
 
 class SelfPrediction(Objective):
@@ -36,7 +35,9 @@ class SelfPrediction(Objective):
     multiply the terms that are sums over windows: squared, cosine and reward.
 
     :param k: K, steps of the rollout
-    :param loss: ``"mse"``, as published; ``"cosine"``: ``2 - 2 cos``, blind to scale; ``"barlow"``
+    :param loss: ``"mse"``, as published; ``"cosine"``: ``2 - 2 cos``, blind to scale; ``"barlow"``; or another loss of pairs,
+        see :func:`crl.losses.pair_loss`, at each step of the rollout on its own
+    :param loss_kwargs: parameters of other losses, such as ``dict(temperature=0.1)``
     :param target: ``"ema"``: a slowly moving copy of the encoder; ``"online"``: the encoder itself, without gradient.
         None: as published, ``"online"`` for ``"barlow"``, else ``"ema"``
     :param tau: rate of the copy, in (0, 1]. 0.005; MR.Q copies instead: ``tau=1, target_update_interval=250``
@@ -55,7 +56,7 @@ class SelfPrediction(Objective):
     def __init__(
         self,
         k: int = 1,
-        loss: Literal["mse", "cosine", "barlow"] = "mse",
+        loss: str = "mse",
         target: Literal["ema", "online"] | None = None,
         tau: float = 0.005,
         target_update_interval: int = 1,
@@ -65,13 +66,18 @@ class SelfPrediction(Objective):
         temperature: float = 0.1,
         barlow_lambda: float = 5e-4,
         augment: Augmentation | None = None,
+        loss_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(augment)
         name = "SelfPrediction"
         if k < 1:
             raise ValueError(f"{name}(k={k}): at least 1 step is predicted")
+        #: other than "mse", "cosine" and "barlow"
+        self.pair: PairLoss | None = None
         if loss not in ("mse", "cosine", "barlow"):
-            raise ValueError(f"{name}(loss={loss!r}): choose 'mse', 'cosine' or 'barlow'")
+            self.pair = other_loss(f"{name}, whose losses are 'mse', 'cosine' and 'barlow'", "", loss, loss_kwargs)
+        elif loss_kwargs:
+            raise ValueError(f"{name}(loss={loss!r}) is of its own and takes no loss_kwargs")
         if target not in (None, "ema", "online"):
             raise ValueError(f"{name}(target={target!r}): choose 'ema' or 'online' (both without gradient), or None")
         if not 0.0 < tau <= 1.0 or target_update_interval < 1:
@@ -101,6 +107,7 @@ class SelfPrediction(Objective):
         self.transition: VectorTransition
         self.reward_head: VectorTransition
         self.bins: th.Tensor
+        self.contrast: PairLoss
         self.target_encoder: nn.Module
 
     def build(self, encoder: Encoder, spaces: Spaces) -> None:
@@ -113,6 +120,10 @@ class SelfPrediction(Objective):
         if self.reward_weight:
             self.register_buffer("bins", symexp_bins(device=device), persistent=False)
             self.reward_head = VectorTransition(width, action_dim, self.hidden_dim, len(self.bins), device)
+        if self.pair is not None:
+            self.pair.build(width, device)
+        if self.info_nce_weight:
+            self.contrast = pair_loss("info_nce", temperature=self.temperature).build(width, device)
         if self.target_kind == "ema":
             self.target_encoder = ema_copy(encoder)  # type: ignore[assignment]
 
@@ -137,7 +148,7 @@ class SelfPrediction(Objective):
             metrics["reward_loss"] = _mean(losses, mask, batch.weights)
             loss = loss + self.reward_weight * metrics["reward_loss"]
         if self.info_nce_weight:
-            metrics["info_nce_loss"] = self._info_nce(predictions, targets, batch)
+            metrics["info_nce_loss"] = contrast_steps_by(self.contrast, predictions, targets, mask)
             loss = loss + self.info_nce_weight * metrics["info_nce_loss"]
         scores = cosine_logits(predictions[0].detach(), targets[0], 1.0)
         metrics = {name: value.detach() for name, value in metrics.items()} | {
@@ -151,6 +162,8 @@ class SelfPrediction(Objective):
     def _prediction_loss(
         self, predictions: th.Tensor, targets: th.Tensor, mask: th.Tensor, weights: th.Tensor | None
     ) -> th.Tensor:
+        if self.pair is not None:
+            return contrast_steps_by(self.pair, predictions, targets, mask)
         if self.loss_kind == "barlow":
             each = [
                 barlow_twins(prediction, target, self.barlow_lambda, rows=rows)
@@ -163,20 +176,11 @@ class SelfPrediction(Objective):
             losses = 2.0 - 2.0 * F.cosine_similarity(predictions, targets, dim=2)
         return _mean(losses, mask, weights)
 
-    def _info_nce(self, predictions: th.Tensor, targets: th.Tensor, batch: SequenceBatch) -> th.Tensor:
-        """Each step on its own, as the negatives of another step would be told apart by time alone; the mean over steps."""
-        labels = th.arange(len(batch), device=targets.device)
-        total = n_rows = predictions.new_zeros(())
-        for prediction, target, rows in zip(predictions, targets, counted(batch)[:, 1 : self.k + 1].T, strict=True):
-            logits = cosine_logits(prediction, target, self.temperature)
-            n = rows.sum()
-            total = total + candidate_cross_entropy(logits, labels, rows, rows[None]) * n
-            n_rows = n_rows + n
-        return total / n_rows
-
     def after_step(self) -> None:
-        """The target's move, at every ``target_update_interval``-th update."""
+        """The target's move, at every ``target_update_interval``-th update; keys enter the queue of losses that have one."""
         self.n_updates += 1
+        if self.pair is not None:
+            self.pair.after_step()
         if self.target_kind == "ema" and self.n_updates % self.target_update_interval == 0:
             online = self.encoder
             assert isinstance(online, nn.Module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch as th
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import nn
 from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
 from crl.networks import ActionVectors, ConvTransition, VectorTransition, ema_copy, ema_update, rescale
-from crl.objectives.windows import as_windows, device_of, views_of
+from crl.objectives.windows import as_windows, contrast_steps_by, device_of, other_loss, views_of
 
 #: shorter projections are not normalised all the way, as in the authors' code
 _NORM_EPS = 1e-3
@@ -42,6 +42,9 @@ class SPR(Objective):
     :param tau: rate of the target encoder's EMA at each update, in (0, 1]. 1, as published with augmentation: the online
         encoder itself, without gradient; without augmentation 0.01 (and dropout, which is not here). SR-SPR takes 0.005.
     :param augment: makes the views: random shift by 4, then intensity 0.05, as published; None takes the replay buffer's
+    :param loss: ``"negative_cosine"``: SPR's own; else a loss of pairs, see :func:`crl.losses.pair_loss`,
+        at each step of the rollout on its own, without importance weights
+    :param loss_kwargs: its parameters, such as ``dict(temperature=0.1)``
     :raises ValueError: for values out of range
     """
 
@@ -52,6 +55,8 @@ class SPR(Objective):
         hidden_dim: int | None = None,
         tau: float = 1.0,
         augment: Augmentation | None = None,
+        loss: str = "negative_cosine",
+        loss_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(augment)
         if k < 1:
@@ -62,6 +67,8 @@ class SPR(Objective):
             raise ValueError(f"SPR(hidden_dim={hidden_dim}): at least 1, or None")
         if not 0.0 < tau <= 1.0:
             raise ValueError(f"SPR(tau={tau}): the EMA rate of the target encoder lies in (0, 1]")
+        #: in place of 2 - 2 cos; None: SPR's own
+        self.pair = other_loss("SPR", "negative_cosine", loss, loss_kwargs)
         self.request = DataRequest("sequence", steps=k)
         self.k = k
         self.transition_kind = transition
@@ -89,6 +96,8 @@ class SPR(Objective):
             self.transition = VectorTransition(width, action_dim, self.hidden_dim, device=device)
             self.projection = nn.Linear(width, width, device=device)
         self.predictor = nn.Linear(width, width, device=device)
+        if self.pair is not None:
+            self.pair.build(width, device)
         if self.tau < 1.0:
             self.target_encoder = ema_copy(encoder)  # type: ignore[assignment]
             if self.transition_kind == "mlp":
@@ -101,12 +110,15 @@ class SPR(Objective):
         predictions = self._predictions(batch, features)
         with th.no_grad():
             targets = self._targets(views_of(batch, range(1, self.k + 1))).unflatten(0, (self.k, len(batch)))
+        if self.pair is not None:
+            loss = contrast_steps_by(self.pair, predictions, targets, mask)
         with th.autocast(predictions.device.type, enabled=False):
             predictions, targets = _unit(predictions), _unit(targets)
             losses = (2.0 - 2.0 * (predictions * targets).sum(dim=2)).masked_fill(~mask, 0.0)
         if batch.weights is not None:
             losses = losses * batch.weights
-        loss = losses.sum() / mask.sum()  # the first step of a window always counts
+        if self.pair is None:
+            loss = losses.sum() / mask.sum()  # the first step of a window always counts
         scores = predictions[0].detach() @ targets[0].T
         metrics = {
             "loss": loss.detach(),
@@ -141,7 +153,9 @@ class SPR(Objective):
         return projection(encoder(views))
 
     def after_step(self) -> None:
-        """EMA step of the target, where it is not the online encoder."""
+        """EMA step of the target, where it is not the online encoder; keys enter the queue of losses that have one."""
+        if self.pair is not None:
+            self.pair.after_step()
         if self.tau == 1.0:
             return
         online = self.encoder

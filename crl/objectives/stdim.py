@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch as th
 from torch import nn
 
 from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective, SequenceBatch, Spaces, ViewBatch
+from crl.losses import PairLoss
 from crl.losses.candidates import candidate_cross_entropy, mask_candidates
 from crl.losses.checks import common_float
-from crl.objectives.windows import as_windows, device_of, far_apart, views_of
+from crl.objectives.windows import as_windows, contrast_by, device_of, far_apart, other_loss, views_of
 
 
 class STDIM(Objective):
@@ -34,6 +37,9 @@ class STDIM(Objective):
         are. The authors draw the pairs of a batch from different episodes for the same reason.
     :param augment: of both observations, each on its own; None takes the replay buffer's. Published without any. Shifts blur
         which place is which by as many pixels.
+    :param loss: ``"bilinear"``: ST-DIM's own; else a loss of pairs, see :func:`crl.losses.pair_loss`,
+        called once for each place (``locations`` says how many)
+    :param loss_kwargs: its parameters, such as ``dict(temperature=0.1)``
     :raises ValueError: for values out of range; when built, for an encoder that has no feature map
     """
 
@@ -45,6 +51,8 @@ class STDIM(Objective):
         locations: int | None = 100,
         negative_window: int = 0,
         augment: Augmentation | None = None,
+        loss: str = "bilinear",
+        loss_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(augment)
         if k < 1:
@@ -53,6 +61,8 @@ class STDIM(Objective):
             raise ValueError(f"STDIM(locations={locations}): at least 1, or None for all")
         if negative_window < 0:
             raise ValueError(f"STDIM(negative_window={negative_window}): at least 0, and 0 is off")
+        #: in place of dot products; None: ST-DIM's own
+        self.pair = other_loss("STDIM", "bilinear", loss, loss_kwargs, negative_window)
         self.request = DataRequest("sequence", steps=k, origin=negative_window > 0)
         self.k = k
         self.locations = locations
@@ -69,6 +79,8 @@ class STDIM(Objective):
             filters = encoder.feature_map(blank).shape[1]
         self.global_map = nn.Linear(encoder.features_dim, filters, device=device)
         self.local_map = nn.Linear(filters, filters, device=device)
+        if self.pair is not None:
+            self.pair.build(filters, device)
 
     def loss(self, batch: ViewBatch | SequenceBatch, features: th.Tensor | None = None) -> tuple[th.Tensor, Metrics]:
         """
@@ -84,12 +96,20 @@ class STDIM(Objective):
         apart = far_apart(batch, self.negative_window)
         if apart is not None:
             candidates = candidates & apart
-        of_global = _contrast(self.global_map(seen).expand(len(first), -1, -1), first, rows, candidates)
-        of_local = _contrast(self.local_map(second), first, rows, candidates)
+        queries = self.global_map(seen).expand(len(first), -1, -1), self.local_map(second)
+        if self.pair is None:
+            of_global, of_local = (_contrast(query, first, rows, candidates) for query in queries)
+        else:
+            of_global, of_local = (_contrast_by(self.pair, query, first, rows, apart) for query in queries)
         loss = of_global["loss"] + of_local["loss"]
         metrics = {name: (of_global[name] + of_local[name]).detach() / 2.0 for name in of_global}
         metrics |= {"loss": loss.detach(), "global_accuracy": of_global["accuracy"], "local_accuracy": of_local["accuracy"]}
         return loss, metrics
+
+    def after_step(self) -> None:
+        """Keys enter the queue of losses that have one."""
+        if self.pair is not None:
+            self.pair.after_step()
 
     def _places(self, maps: th.Tensor, generator: th.Generator | None) -> th.Tensor:
         """``(places, 2 * batch, filters)``"""
@@ -124,3 +144,14 @@ def _contrast(query: th.Tensor, key: th.Tensor, rows: th.Tensor, candidates: th.
         "positive_similarity": mean(positive),
         "negative_similarity": mean((scores.sum(dim=2) - positive) / (batch - 1)),
     }
+
+
+def _contrast_by(
+    pair: PairLoss, query: th.Tensor, key: th.Tensor, rows: th.Tensor, apart: th.Tensor | None
+) -> dict[str, th.Tensor]:
+    """As :func:`_contrast`, by another loss."""
+    parts = []
+    for of_query, of_key in zip(query, key, strict=True):
+        loss, metrics = contrast_by(pair, of_query, of_key, rows, apart)
+        parts.append(metrics | {"loss": loss})
+    return {name: th.stack([part[name] for part in parts]).mean() for name in parts[0]}

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch as th
 from torch import nn
 
 from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.networks import ActionVectors
-from crl.objectives.windows import as_windows, check_negatives, device_of, far_apart, pair_contrast, views_of
+from crl.objectives.windows import (
+    as_windows,
+    check_negatives,
+    contrast_by,
+    device_of,
+    far_apart,
+    other_loss,
+    pair_contrast,
+    views_of,
+)
 
 
 class TACO(Objective):
@@ -43,6 +53,9 @@ class TACO(Objective):
     :param negative_window: windows of the same episode less than so many steps apart are no negatives of each other; 0: all
         are, as published. Not together with ``hard_negatives``.
     :param augment: makes the views (random shift by 4, as published); None takes the replay buffer's
+    :param loss: ``"bilinear"``: TACO's own; else a loss of pairs, see :func:`crl.losses.pair_loss`,
+        for both contrasts, without W; ``hard_negatives`` go with TACO's own alone
+    :param loss_kwargs: its parameters, such as ``dict(temperature=0.1)``
     :raises ValueError: for values out of range
     """
 
@@ -58,6 +71,8 @@ class TACO(Objective):
         hard_negatives: int = 0,
         negative_window: int = 0,
         augment: Augmentation | None = None,
+        loss: str = "bilinear",
+        loss_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(augment)
         if k < 1:
@@ -69,6 +84,14 @@ class TACO(Objective):
         if not 0.0 <= gamma <= 1.0:
             raise ValueError(f"TACO(gamma={gamma}): a discount lies in [0, 1]")
         check_negatives("TACO", hard_negatives, negative_window)
+        #: in place of W; None: TACO's own
+        self.pair = other_loss("TACO", "bilinear", loss, loss_kwargs, negative_window)
+        if self.pair is not None and hard_negatives:
+            raise ValueError("TACO(hard_negatives=...) goes with loss='bilinear' alone")
+        if self.pair is not None and self.pair.spec.needs_predictor and curl_weight:
+            raise ValueError(
+                f"TACO(loss={loss!r}) collapses without a predictor, and CURL's part has none: pass curl_weight=0"
+            )
         self.request = DataRequest("sequence", steps=k + hard_negatives, origin=negative_window > 0)
         self.k = k
         self.latent_dim = latent_dim
@@ -103,7 +126,10 @@ class TACO(Objective):
         self.projection = self._mlp(self.latent_dim + width, self.latent_dim)
         if self.reward_weight:
             self.reward_head = self._mlp(self.latent_dim + width, 1)
-        self.weight = nn.Parameter(th.rand(self.latent_dim, self.latent_dim))
+        if self.pair is None:
+            self.weight = nn.Parameter(th.rand(self.latent_dim, self.latent_dim))
+        else:
+            self.pair.build(self.latent_dim)
         self.to(device)
 
     def _mlp(self, width: int, out_dim: int) -> nn.Sequential:
@@ -124,11 +150,18 @@ class TACO(Objective):
         hard, hard_counts = None, None
         if self.hard_negatives:
             hard, hard_counts = keys[1 : 1 + self.hard_negatives], batch.mask[:, self.k : last].T
-        query = self.projection(state_and_actions) @ self.weight
-        loss, metrics = pair_contrast(query, keys[0], rows, apart, hard, hard_counts)
+        query = self.projection(state_and_actions)
+        if self.pair is None:
+            loss, metrics = pair_contrast(query @ self.weight, keys[0], rows, apart, hard, hard_counts)
+        else:
+            loss, metrics = contrast_by(self.pair, query, keys[0], rows, apart)
         metrics["action_loss"] = loss.detach()
         if self.curl_weight:
-            curl, of_curl = pair_contrast(state @ self.weight, keys[-1], th.ones_like(rows), apart)
+            every = th.ones_like(rows)
+            if self.pair is None:
+                curl, of_curl = pair_contrast(state @ self.weight, keys[-1], every, apart)
+            else:
+                curl, of_curl = contrast_by(self.pair, state, keys[-1], every, apart)
             loss = loss + self.curl_weight * curl
             metrics |= {"curl_loss": curl.detach(), "curl_accuracy": of_curl["accuracy"]}
         if self.reward_weight:
@@ -143,3 +176,8 @@ class TACO(Objective):
         returns = (batch.rewards[:, : self.k].to(dtype) * discounts).sum(dim=1)
         errors = (self.reward_head(state_and_actions).squeeze(1) - returns).square()
         return errors.masked_fill(~rows, 0.0).sum() / rows.sum().clamp(min=1)
+
+    def after_step(self) -> None:
+        """Keys enter the queue of losses that have one."""
+        if self.pair is not None:
+            self.pair.after_step()

@@ -1,12 +1,14 @@
-"""What objectives on windows of steps share: views of several steps at once, what counts, who may be a negative."""
+"""What objectives on windows of steps share: views of several steps, what counts, who may be a negative, other losses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch as th
 
 from crl.contract import Encoder, Objective, SequenceBatch, ViewBatch
+from crl.losses import PairLoss, pair_loss
 from crl.losses.candidates import candidate_cross_entropy, mask_candidates
 from crl.losses.checks import common_float
 from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
@@ -134,3 +136,78 @@ def pair_contrast(
         "negative_similarity": negative_similarity(scores[:, :batch], rows),
     }
     return loss, metrics
+
+
+def other_loss(
+    name: str, own: str, loss: str, loss_kwargs: dict[str, Any] | None, negative_window: int = 0
+) -> PairLoss | None:
+    """
+    The loss of pairs that a user wants in place of an objective's own.
+
+    :param name: of the objective, for messages
+    :param own: its own loss
+    :param loss: see :func:`crl.losses.pair_loss`
+    :param loss_kwargs: parameters
+    :param negative_window: of the objective
+    :return: None for its own
+    :raises ValueError: for what does not exist, and for a negative window where the batch holds no negatives
+    """
+    try:
+        pair = pair_loss(loss, **(loss_kwargs or {}))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if pair.name == own:
+        if loss_kwargs:
+            raise ValueError(f"{name}(loss={loss!r}) is its own loss and takes no loss_kwargs")
+        return None
+    if negative_window and pair.spec.negatives != "batch":
+        raise ValueError(f"{name}(loss={loss!r}) has no negatives in the batch: leave negative_window at 0")
+    return pair
+
+
+def contrast_by(
+    pair: PairLoss, query: th.Tensor, key: th.Tensor, rows: th.Tensor, negatives: th.Tensor | None = None
+) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+    """
+    As :func:`pair_contrast`, by another loss.
+
+    :param pair: built for the width
+    :param query: ``(batch, width)``
+    :param key: ``(batch, width)``; its gradient is cut where the loss would collapse with it
+    :param rows: ``(batch,)`` bool
+    :param negatives: ``(batch, batch)`` bool
+    :return: loss and metrics
+    """
+    if pair.spec.needs_predictor:
+        key = key.detach()
+    candidates = None
+    if pair.spec.negatives == "batch":
+        candidates = rows[None].expand(len(rows), len(rows))
+        candidates = candidates if negatives is None else candidates & negatives
+    loss = pair(query, key, rows, candidates)
+    scores = pair.scores(query, key)
+    metrics = {
+        "loss": loss.detach(),
+        "accuracy": top1_accuracy(scores, rows),
+        "positive_similarity": positive_similarity(scores, rows),
+        "negative_similarity": negative_similarity(scores, rows),
+    }
+    return loss, metrics
+
+
+def contrast_steps_by(pair: PairLoss, predictions: th.Tensor, targets: th.Tensor, mask: th.Tensor) -> th.Tensor:
+    """
+    Each step of a rollout on its own, since time alone would tell those of another step apart; the mean over all rows that
+    count.
+
+    :param pair: built for the width
+    :param predictions: ``(k, batch, width)``
+    :param targets: ``(k, batch, width)``
+    :param mask: ``(k, batch)`` bool
+    """
+    total = n_rows = th.zeros((), device=mask.device)
+    for prediction, target, rows in zip(predictions, targets, mask, strict=True):
+        n = rows.sum()
+        total = total + contrast_by(pair, prediction, target, rows)[0] * n
+        n_rows = n_rows + n
+    return total / n_rows.clamp(min=1)

@@ -46,6 +46,12 @@ def slow_loss(cpc, batch, actions):
 
     first, last = cpc.warm_up, cpc.warm_up + cpc.steps
     places = [(j, s) for j in range(len(batch)) for s in range(first, last + 1) if counts[j][s]]
+
+    def score(prediction, latent):
+        if cpc.pair is None:
+            return prediction @ latent
+        return prediction @ latent / prediction.norm() / latent.norm() / 0.2
+
     losses = []
     for i in range(len(batch)):
         for t in range(first, last):
@@ -60,7 +66,9 @@ def slow_loss(cpc, batch, actions):
                 else:
                     prediction = cpc.maps[k - 1](state)
                 others = [p for p in places if p != (i, t + k) and not near(i, t + k, *p)]
-                losses.append(pick([prediction @ latent(*place) for place in [(i, t + k), *others]], 0))
+                if cpc.pair is not None:
+                    others = [p for p in others if p[1] >= first + k]
+                losses.append(pick([score(prediction, latent(*place)) for place in [(i, t + k), *others]], 0))
     return sum(losses) / len(losses)
 
 
@@ -74,6 +82,8 @@ def slow_loss(cpc, batch, actions):
         dict(condition_on_actions=True),
         dict(condition_on_actions=True, offsets=2, warm_up=1),
         dict(negative_window=2),
+        dict(loss="info_nce", loss_kwargs=dict(temperature=0.2)),
+        dict(loss="info_nce", loss_kwargs=dict(temperature=0.2), negative_window=2, warm_up=1),
     ],
     ids=str,
 )

@@ -9,6 +9,7 @@ import torch as th
 from crl.augment import RandomShift
 from crl.callbacks import AuxiliaryLossCallback
 from crl.contract import Objective, ViewBatch
+from crl.losses import PAIR_LOSSES
 from crl.objectives import ATC, CPC, SPR, STDIM, TACO, SelfPrediction
 
 from ..callbacks.models import make_model
@@ -81,6 +82,31 @@ def test_what_follows_the_end_of_an_episode_does_not_count(make, actions):
         assert (a is None) == (b is None)
         if a is not None:
             th.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", PAIR_LOSSES)
+@pytest.mark.parametrize("name", ["cpc", "spr", "self-prediction", "stdim", "taco"])
+def test_any_loss_of_pairs(name, loss):
+    """Trains the encoder; of padding, and of the keys where the loss would collapse, nothing enters."""
+    alone = dict(curl_weight=0.0) if name == "taco" else dict(locations=3) if name == "stdim" else {}
+    queue = dict(loss_kwargs=dict(queue_size=9)) if PAIR_LOSSES[loss].negatives == "queue" else {}
+    objective = build(OBJECTIVES[name](loss=loss, **alone, **queue))
+    batch = batch_for(objective, ends={0: 1, 5: 1}, n=12)
+    other = copy.deepcopy(batch)
+    for row in (0, 5):
+        other.obs[row, 2:] = 255 - other.obs[row, 2:]
+        other.rewards[row, 1:] = 7.0
+    losses = []
+    for one in (batch, other):
+        one.generator = th.Generator().manual_seed(0)
+        losses.append(objective.loss(one)[0])
+    assert losses[0].isfinite()
+    th.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-9)
+    losses[0].backward()
+    assert all(p.grad is not None and p.grad.any() for p in objective.encoder.conv.parameters())
+    objective.after_step()
+    later, metrics = objective.loss(batch)
+    assert later.isfinite() and all(value.isfinite() for value in metrics.values())
 
 
 @each

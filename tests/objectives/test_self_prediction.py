@@ -51,6 +51,12 @@ def slow_loss(objective, batch, actions):
         loss = mean(weights[i] * ((z[i][k] - goal[i][k]) ** 2).sum() / 5 for i, k in places)
     elif objective.loss_kind == "cosine":
         loss = mean(weights[i] * (2 - 2 * cos(z[i][k], goal[i][k])) for i, k in places)
+    elif objective.pair is not None:
+        losses = []
+        for i, k in places:
+            others = [j for j, s in places if s == k and j != i]
+            losses.append(pick([cos(z[i][k], goal[j][k]) / 0.2 for j in [i, *others]], 0))
+        loss = mean(losses)
     else:
         at = [[(z[i][k], goal[i][k]) for i, s in places if s == k] for k in range(1, steps + 1)]
         loss = mean(slow_barlow(pairs, objective.barlow_lambda) for pairs in at)
@@ -78,6 +84,7 @@ def slow_loss(objective, batch, actions):
         dict(k=3, target="online"),
         dict(k=3, loss="cosine"),
         dict(k=2, loss="barlow"),
+        dict(k=2, loss="info_nce", loss_kwargs=dict(temperature=0.2)),
         dict(loss="barlow", target="ema", barlow_lambda=0.1),
         dict(k=2, reward_weight=0.1, info_nce_weight=0.3),
     ],
@@ -85,7 +92,7 @@ def slow_loss(objective, batch, actions):
 )
 def test_loss_and_gradients_against_the_definition(kwargs, actions):
     objective = build(SelfPrediction(hidden_dim=6, **kwargs), actions)
-    weights = None if kwargs.get("loss") == "barlow" else th.tensor([0.2, 1.0, 0.5, 0.7, 1.0, 0.1])
+    weights = None if kwargs.get("loss") in ("barlow", "info_nce") else th.tensor([0.2, 1.0, 0.5, 0.7, 1.0, 0.1])
     batch = windows(steps=objective.k, ends={0: 1, 4: min(2, objective.k)}, actions=actions, weights=weights)
     loss, metrics = objective.loss(batch)
     assert_same_loss_and_gradients(objective, loss, slow_loss(objective, batch, actions))
@@ -133,7 +140,8 @@ def test_given_features_are_used():
     "kwargs, message",
     [
         (dict(k=0), "k=0"),
-        (dict(loss="l1"), "choose 'mse', 'cosine' or 'barlow'"),
+        (dict(loss="l1"), "'mse', 'cosine' and 'barlow'"),
+        (dict(loss_kwargs=dict(temperature=1.0)), "takes no loss_kwargs"),
         (dict(target="gradient"), "choose 'ema' or 'online'"),
         (dict(tau=0.0), "tau=0.0"),
         (dict(target_update_interval=0), "target_update_interval=0"),

@@ -11,7 +11,7 @@ from crl.contract import Spaces
 from crl.encoders import ModelEncoder
 from crl.objectives import OBJECTIVES, SPR
 
-from .small import BOX, DISCRETE, assert_same_loss_and_gradients, build, windows
+from .small import BOX, DISCRETE, assert_same_loss_and_gradients, build, pick, windows
 
 
 def slow_rescale(images):
@@ -64,6 +64,19 @@ def test_loss_and_gradients_against_the_definition(kwargs, weights, actions):
     loss, metrics = spr.loss(batch)
     assert_same_loss_and_gradients(spr, loss, slow_loss(spr, batch, actions))
     assert metrics["loss"] == loss.detach() and -1 <= metrics["positive_similarity"] <= 1
+
+
+def test_another_loss_at_each_step():
+    spr = build(SPR(k=2, transition="mlp", hidden_dim=6, loss="info_nce", loss_kwargs=dict(temperature=0.2)))
+    batch = windows(steps=2, ends={1: 1, 3: 1})
+    latent, losses = spr.encoder(batch.obs[:, 0]), []
+    for k in range(2):
+        latent = slow_transition(spr, latent, batch.actions[:, k].double())
+        query = F.normalize(spr.predictor(spr.projection(latent)), dim=1)
+        key = F.normalize(spr.projection(spr.encoder(batch.obs[:, k + 1])), dim=1).detach()
+        rows = [i for i in range(6) if batch.mask[i, k]]
+        losses += [pick([query[i] @ key[j] / 0.2 for j in [i, *(j for j in rows if j != i)]], 0) for i in rows]
+    assert_same_loss_and_gradients(spr, spr.loss(batch)[0], sum(losses) / len(losses))
 
 
 def test_gradient_stops_at_the_target():

@@ -10,6 +10,10 @@ from .small import assert_same_loss_and_gradients, build, pick, windows
 
 def slow_loss(stdim, batch, near=lambda i, j: False):
     """Location by location, row by row."""
+
+    def score(query, key):
+        return query @ key if stdim.pair is None else query @ key / query.norm() / key.norm() / 0.2
+
     n = len(batch)
     first, second = (stdim.encoder.feature_map(batch.obs[:, t]) for t in (0, stdim.k))
     seen = stdim.encoder.forward_head(second)
@@ -21,7 +25,7 @@ def slow_loss(stdim, batch, near=lambda i, j: False):
                 for i in range(n):
                     if reaches[i]:
                         others = [j for j in range(n) if j != i and reaches[j] and not near(i, j)]
-                        losses.append(pick([query[i] @ first[j, :, y, x] for j in [i, *others]], 0))
+                        losses.append(pick([score(query[i], first[j, :, y, x]) for j in [i, *others]], 0))
     return 2 * sum(losses) / len(losses)  # the mean of GL plus the mean of LL
 
 
@@ -29,6 +33,14 @@ def slow_loss(stdim, batch, near=lambda i, j: False):
 def test_loss_and_gradients_against_the_definition(k, ends):
     stdim = build(STDIM(k=k))
     batch = windows(steps=k, ends=ends)
+    assert_same_loss_and_gradients(stdim, stdim.loss(batch)[0], slow_loss(stdim, batch))
+
+
+def test_another_loss_at_each_place():
+    stdim = build(STDIM(k=2, loss="info_nce", loss_kwargs=dict(temperature=0.2)))
+    with th.no_grad():
+        stdim.encoder.conv.bias.add_(0.5)  # no place is silent in all filters: zero rows have no direction
+    batch = windows(steps=2, ends={0: 1, 2: 2})
     assert_same_loss_and_gradients(stdim, stdim.loss(batch)[0], slow_loss(stdim, batch))
 
 

@@ -30,16 +30,21 @@ def slow_loss(taco, batch, actions, near=lambda i, j: False):
         hidden = (x @ layers[0].weight.T + layers[0].bias).clamp(min=0)
         return hidden @ layers[2].weight.T + layers[2].bias
 
+    def score(query, key):
+        return query @ taco.weight @ key if taco.pair is None else query @ key / query.norm() / key.norm() / 0.2
+
     contrast, curl, reward = [], [], []
     for i in range(n):
         anchor = state(i, 0)
         others = [j for j in range(n) if j != i and not near(i, j)]
-        curl.append(pick([anchor @ taco.weight @ state(j, 0).detach() for j in [i, *others]], 0))
+        curl.append(pick([score(anchor, state(j, 0).detach()) for j in [i, *others]], 0))
         if not reaches[i]:
             continue
-        query = mlp(taco.projection, joined(i)) @ taco.weight
-        scores = [query @ state(j, k).detach() for j in [i, *(j for j in others if reaches[j])]]
-        scores += [query @ state(i, k + h).detach() for h in range(1, taco.hard_negatives + 1) if batch.mask[i, k + h - 1]]
+        query = mlp(taco.projection, joined(i))
+        scores = [score(query, state(j, k).detach()) for j in [i, *(j for j in others if reaches[j])]]
+        scores += [
+            score(query, state(i, k + h).detach()) for h in range(1, taco.hard_negatives + 1) if batch.mask[i, k + h - 1]
+        ]
         contrast.append(pick(scores, 0))
         if taco.reward_weight:
             told = sum(taco.gamma**t * batch.rewards[i, t].double() for t in range(k))
@@ -56,6 +61,7 @@ def slow_loss(taco, batch, actions, near=lambda i, j: False):
         dict(k=1, curl_weight=0.0, reward_weight=0.0),
         dict(curl_weight=0.3, reward_weight=0.2, gamma=0.5, token_dim=2),
         dict(k=1, hard_negatives=2),
+        dict(loss="info_nce", loss_kwargs=dict(temperature=0.2)),
     ],
     ids=str,
 )
@@ -129,6 +135,8 @@ def test_given_features_are_used():
         (dict(curl_weight=-1.0), r"curl_weight=-1.0"),
         (dict(gamma=1.5), r"gamma=1.5"),
         (dict(hard_negatives=1, negative_window=1), "choose one"),
+        (dict(hard_negatives=1, loss="info_nce"), "loss='bilinear' alone"),
+        (dict(loss="negative_cosine"), "pass curl_weight=0"),
     ],
 )
 def test_wrong_values(kwargs, message):
