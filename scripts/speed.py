@@ -181,10 +181,14 @@ def show(rows: list[dict[str, Any]]) -> None:
     ]
     if lines:
         print("\n| ratio | times |\n|---|---|\n" + "\n".join(lines))
+    best = found.get("conv-bf16")
     for row in rows:
         if "gflop" in row:
             rate = row["gflop"] / row["seconds_per_update"]
-            print(f"{row['name']}: {row['gflop']:.1f} GFLOP of convolutions an update, {rate:.0f} GFLOP/s")
+            line = f"{row['name']}: {row['gflop']:.1f} GFLOP of convolutions a unit, {rate:.0f} GFLOP/s"
+            if best is not None and row is not best:
+                line += f", {rate * best['seconds_per_update'] / best['gflop']:.0%} of the floor by FLOPs"
+            print(line)
         if "bytes_per_transition" in row:
             print(f"{row['name']}: {row['bytes_per_transition']:.0f} bytes a transition")
 

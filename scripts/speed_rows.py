@@ -158,6 +158,23 @@ def _(options: dict[str, Any]) -> Made:
     return recipe(options, "rad-sac", {"algorithm.actor_period": 1, "algorithm.target_period": 1})
 
 
+@row("conv-bf16", "the fastest convolution of the body alone, bf16, channels last: the floor by FLOPs", unit="convolution")
+def _(options: dict[str, Any]) -> Made:
+    import torch as th
+
+    half = dict(dtype=th.bfloat16)
+    images = th.rand(options["batch_size"], 32, 41, 41).to(**half).contiguous(memory_format=th.channels_last)
+    weight = th.rand(32, 32, 3, 3).to(**half).contiguous(memory_format=th.channels_last)
+
+    @th.no_grad()
+    def block() -> int:
+        for _ in range(20):
+            th.conv2d(images, weight)
+        return 20
+
+    return block, {"gflop": 2 * options["batch_size"] * 32 * 39**2 * 32 * 9 / 1e9}
+
+
 # ---- SB3's own agents
 
 
