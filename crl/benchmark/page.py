@@ -26,13 +26,14 @@ nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2re
   display: inline-block; }
 .scroll { overflow-x: auto; margin: 1rem 0; border: 1px solid var(--line); border-radius: .4rem; }
 table { border-collapse: collapse; font-size: .9rem; width: 100%; }
-caption { text-align: left; padding: .5rem .7rem; font-weight: 600; position: sticky; left: 0; }
+caption { text-align: left; padding: .5rem .7rem; font-weight: 600; }
+caption span { display: inline-block; position: sticky; left: .7rem; max-width: calc(100vw - 4rem); }
 th, td { padding: .35rem .7rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line);
   white-space: nowrap; }
 thead th { background: var(--soft); } tbody th { font-weight: 600; }
 td.number { font-variant-numeric: tabular-nums; }
-td.text { white-space: normal; min-width: 10rem; max-width: 30rem; }
-table:has(td.text) :is(th, td.number) { width: 1%; } table:has(td.text) td.text:last-child { width: 60%; }
+td.text { white-space: normal; min-width: 14rem; max-width: 30rem; }
+table:has(td.text) :is(th, td.number) { width: 1%; }
 tr.apart > * { border-top: 2px solid var(--ink); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 1rem;
   align-items: start; }
@@ -42,6 +43,9 @@ details { border: 1px solid var(--line); border-radius: .4rem; margin: .5rem 0; 
 summary { cursor: pointer; font-weight: 600; padding: .2rem 0; } pre { overflow-x: auto; font-size: .85rem; }
 ul.notes { background: var(--soft); border-left: .3rem solid var(--link); padding: .7rem 1rem .7rem 2rem; }
 .skip { position: absolute; left: -999rem; } .skip:focus { position: static; }
+@media (max-width: 40rem) {
+  tbody th, thead th:first-child { position: sticky; left: 0; background: var(--paper); white-space: normal; min-width: 7rem; }
+}
 @media print { .scroll { overflow: visible; } nav { display: none; } }
 """
 

@@ -359,9 +359,8 @@ def _probes(comparison: Comparison, task: str, style: Style, name: str) -> tuple
     probed = {agent: reports for agent, reports in probed.items() if reports}
     if not probed:
         return {}, []
-    table = Table(
-        f"{name}_probes", f"What encoders know on {task}: probes on held-out episodes", ["agent", *_PROBED], digits=3
-    )
+    title = f"What encoders know on {task}: probes on held-out episodes"
+    table = Table(f"{name}_probes", title, ["agent", *_PROBED], digits=3)
     shown: dict[str, dict[str, list[float]]] = {}
     for agent, reports in probed.items():
         row: list[Cell] = [agent]
@@ -382,7 +381,7 @@ def _probes(comparison: Comparison, task: str, style: Style, name: str) -> tuple
         "nor the probe has seen; beside them a random encoder, the pixels' principal components, and the same encoder trained "
         "on the state."
     )
-    return shown, [text, table, pictures]
+    return shown, [text, table.without_empty_columns(), pictures]
 
 
 #: column, and where it stands in ``probe.json``
@@ -445,21 +444,8 @@ def all_runs(comparison: Comparison, out: Path) -> Section:
 
 
 def _runs_table(name: str, title: str, runs: Sequence[Run], agents: Sequence[str], out: Path) -> Table:
-    columns = [
-        "agent",
-        "task",
-        "seed",
-        "state",
-        "return",
-        "at step",
-        "of",
-        "hours",
-        "updates/s",
-        "config",
-        "revision",
-        "remarks",
-    ]
-    table = Table(name, title, [*columns, "video"], text=["task", "state", "config", "revision", "remarks", "video"])
+    columns = ["agent", "task", "seed", "state", "return", "at step", "of", "hours", "updates/s", "config", "revision"]
+    table = Table(name, title, [*columns, "video", "remarks"], text=["remarks"])
     for run in sorted(runs, key=lambda run: (agents.index(run.label) if run.label in agents else -1, run.task, run.seed)):
         remarks = [run.error] if run.error else []
         remarks += [f"stale: {'; '.join(run.differences)}"] if run.differences else []
@@ -479,11 +465,11 @@ def _runs_table(name: str, title: str, runs: Sequence[Run], agents: Sequence[str
                 float(speed) if speed is not None else None,
                 run.config_hash,
                 str(run.about.get("revision")),
-                "; ".join(remarks),
                 [Link(video.stem, _relative(video, out)) for video in run.videos],
+                "; ".join(remarks),
             ]
         )
-    return table
+    return table.without_empty_columns()
 
 
 def _relative(path: Path, out: Path) -> str:

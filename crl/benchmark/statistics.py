@@ -94,7 +94,7 @@ def complete_runs(
     for agent, values in scores.items():
         missing = np.asarray(np.isnan(values).reshape(*values.shape[:2], -1).any(axis=2))
         left = [str(seed) for seed, row in zip(seeds[agent], missing, strict=True) if row.any()]
-        if left:
+        if 0 < len(left) < len(values):
             lacking = [task for task, column in zip(tasks, missing.T, strict=True) if column.any()]
             shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
             words.append(f"{agent}: seed {', '.join(left)} left out of the aggregates, for want of a final return on {shown}")

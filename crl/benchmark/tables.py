@@ -6,7 +6,7 @@ import csv
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from crl.benchmark.statistics import Estimate
 
@@ -44,6 +44,12 @@ class Table:
     digits: int = 1
     apart: int | None = None
     text: Sequence[str] = ()
+
+    def without_empty_columns(self) -> Table:
+        """The same without columns in which no row has anything."""
+        kept = [i for i in range(len(self.columns)) if any(row[i] not in (None, "", []) for row in self.rows)]
+        rows: list[Sequence[Cell]] = [[row[i] for i in kept] for row in self.rows]
+        return replace(self, columns=[self.columns[i] for i in kept], rows=rows)
 
     def shown(self, cell: Cell) -> str:
         """A cell as a reader sees it."""
@@ -98,7 +104,8 @@ class Table:
     def html(self) -> str:
         """In a box of its own that scrolls sideways where the screen is narrow."""
         title = html.escape(self.title)
-        lines = [f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table><caption>{title}</caption>']
+        lines = [f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table>']
+        lines.append(f"<caption><span>{title}</span></caption>")
         lines.append("<thead><tr>" + "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self.columns))
         lines.append("</tr></thead><tbody>")
         for number, row in enumerate(self.rows):
