@@ -131,7 +131,8 @@ class PairHead(nn.Module):
         """
         :param query: ``(batch, width)``, embeddings of the online encoder
         :param key: ``(batch, width)``, embeddings that ``keys`` names
-        :param rows: see :class:`crl.losses.PairLoss`
+        :param rows: see :class:`crl.losses.PairLoss`. The BatchNorms of projector and predictor see all rows: give those that
+            do not count embeddings of real observations
         :param negatives: see :class:`crl.losses.PairLoss`
         :return: scalar float32; and ``(batch, batch)`` similarities without gradient, the pairs on the diagonal
         """
