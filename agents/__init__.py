@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crl.agents.drqv2 import DrQv2
     from crl.agents.pixel_sac import PixelSAC
+    from crl.agents.rainbow import Rainbow
     from crl.agents.recipes import build, list_recipes, resolve
 
 _WHERE = {
     "DrQv2": "crl.agents.drqv2",
     "PixelSAC": "crl.agents.pixel_sac",
+    "Rainbow": "crl.agents.rainbow",
     "build": "crl.agents.recipes",
     "list_recipes": "crl.agents.recipes",
     "resolve": "crl.agents.recipes",
 }
 
-__all__ = ["DrQv2", "PixelSAC", "build", "list_recipes", "resolve"]
+__all__ = ["DrQv2", "PixelSAC", "Rainbow", "build", "list_recipes", "resolve"]
 
 
 def __getattr__(name: str) -> Any:

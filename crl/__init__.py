@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from crl.callbacks import AuxiliaryLossCallback
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
-    from crl.objectives import ATC, CPC, CURL, SPR, STDIM, TACO, SelfPrediction
+    from crl.objectives import ATC, CPC, CURL, SPR, STDIM, TACO, CURLRainbow, SelfPrediction
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
     from crl.tqc_policy import PixelTQCPolicy
@@ -38,6 +38,7 @@ _WHERE = {
     "ATC": "crl.objectives",
     "CPC": "crl.objectives",
     "CURL": "crl.objectives",
+    "CURLRainbow": "crl.objectives",
     "SPR": "crl.objectives",
     "STDIM": "crl.objectives",
     "TACO": "crl.objectives",
@@ -72,6 +73,7 @@ __all__ = [
     "ATC",
     "CPC",
     "CURL",
+    "CURLRainbow",
     "SPR",
     "STDIM",
     "TACO",

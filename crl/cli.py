@@ -128,7 +128,7 @@ class Pretrain:
 
 @dataclass
 class List:
-    """List agents, environments and objectives."""
+    """List agents, environments, objectives and suites."""
 
     matrix: bool = False
     """which objective goes with which SB3 algorithm instead: tries every pair on a tiny environment, which takes minutes"""
@@ -522,7 +522,9 @@ def _list(command: List) -> int:
             print(line, flush=True)
         return 0
     from crl.agents.recipes import list_recipes
+    from crl.benchmark.suite import list_suites
     from crl.envs.make import list_envs
+    from crl.objectives import list_objectives
 
     print("agents")
     for name, text in list_recipes().items():
@@ -534,7 +536,11 @@ def _list(command: List) -> int:
             print(f"  {name:18} {text}")
     print(f"  {'dmc/<task>':18} DeepMind Control from pixels: {', '.join(name.removeprefix('dmc/') for name in dmc)}")
     print("objectives")
-    print(f"  {'curl':18} contrast of two views of an observation, bilinear logits (Laskin et al. 2020)")
+    for name, text in list_objectives().items():
+        print(f"  {name:18} {text}")
+    print("suites")
+    for name, text in list_suites().items():
+        print(f"  {name:18} {text}")
     return 0
 
 
