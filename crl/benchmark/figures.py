@@ -84,16 +84,29 @@ class Style:
         return {"color": theme.colors[number % len(theme.colors)], "marker": _MARKS[number % len(_MARKS)], "linestyle": "none"}
 
 
-def render(name: str, alt: str, caption: str, draw: Draw, size: tuple[float, float] = (5.0, 3.6)) -> Picture:
+def render(
+    name: str, alt: str, caption: str, draw: Draw, size: tuple[float, float] = (5.0, 3.6), on_page: bool = True
+) -> Picture:
     """
     :param name: of the picture's files
     :param alt: see :class:`Picture`
     :param caption: below it
     :param draw: what draws it
     :param size: in inches
+    :param on_page: make SVGs too; False for pictures that only go into files
     """
-    light, dark = (_save(draw, theme, size, "svg") for theme in (LIGHT, DARK))
-    return Picture(name, alt, caption, light, dark, _save(draw, LIGHT, size, "png"), _save(draw, LIGHT, size, "pdf"))
+    light = _save(draw, LIGHT, size, "svg") if on_page else b""
+    return Picture(
+        name, alt, caption, light, _darkened(light), _save(draw, LIGHT, size, "png"), _save(draw, LIGHT, size, "pdf")
+    )
+
+
+def _darkened(svg: bytes) -> bytes:
+    """The same picture in the dark theme's colours; faster than to draw it again."""
+    text = svg.decode()
+    for light, dark in zip((LIGHT.ink, LIGHT.faint, *LIGHT.colors), (DARK.ink, DARK.faint, *DARK.colors), strict=True):
+        text = text.replace(light, dark)
+    return text.encode()
 
 
 def _save(draw: Draw, theme: Theme, size: tuple[float, float], kind: str) -> bytes:

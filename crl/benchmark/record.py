@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crl.agents.recipes import flatten, resolve
+from crl.benchmark.plan import read_plan
 from crl.benchmark.results import config_hash
 from crl.runs.folder import RunFolder, Table
 
@@ -24,7 +25,7 @@ def measured_row(path: Path) -> dict[str, Any]:
     """
     :param path: folder of a finished run
     :return: final return (never of a best checkpoint) and what it came about under; ``set`` holds, as JSON, the fields that
-        differed from the recipe of then
+        were asked for beside the recipe: by the benchmark's plan, or, of a run by itself, those that differ from it now
     :raises RecordError: when the run has not finished, or comes from sources that no commit holds
     :raises crl.runs.folder.RunFolderError: when it is no run
     """
@@ -52,11 +53,17 @@ def measured_row(path: Path) -> dict[str, Any]:
         "revision": about["revision"],
         "versions": " ".join(f"{name}={version}" for name, version in sorted(about["versions"].items())),
         "machine": about["machine"],
-        "set": json.dumps(_changed(config), sort_keys=True),
+        "set": json.dumps(_asked_for(path, config), sort_keys=True),
     }
 
 
-def _changed(config: Mapping[str, Any]) -> dict[str, Any]:
+def _asked_for(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    # <benchmark>/<label>/<task>/seed<k>
+    base = path.absolute().parents[2] if len(path.absolute().parents) > 2 else path
+    plan = read_plan(base)
+    planned = plan.runs.get(path.absolute().relative_to(base).as_posix()) if plan else None
+    if planned is not None:
+        return {**planned.overrides, "train.threads": config["train"]["threads"]}
     recipe, there = flatten(resolve(config["agent"], config["env"]["id"])), flatten(config)
     return {path: value for path, value in there.items() if recipe.get(path) != value}
 
@@ -102,7 +109,8 @@ def read_measured(table: Path = MEASURED) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for row in Table(table).rows():
         # rows from before this column was kept were of unchanged recipes
-        changed = json.loads(row.get("set") or "{}") or {"train.env_steps": row["env_steps"], "train.threads": row["threads"]}
+        before = {"train.env_steps": row["env_steps"], "train.threads": row["threads"]}
+        changed = json.loads(row["set"]) if row.get("set") else before
         rows.append({**row, "stale": _hash_now(row, changed) != row["config_hash"]})
     return rows
 

@@ -161,7 +161,7 @@ def _metrics_picture(by_metric: dict[str, dict[str, Estimate]], style: Style) ->
             axes.set_title(_direction(name))
 
     size = (11.0, 0.9 + 0.36 * len(next(iter(by_metric.values()))))
-    return render("aggregates", "Aggregates", "", draw, size)
+    return render("aggregates", "Aggregates", "", draw, size, on_page=False)
 
 
 def _direction(name: str) -> str:
@@ -263,7 +263,8 @@ def one_task(comparison: Comparison, task: str, style: Style, number: int) -> Se
         add_legend(figure, row[0])
 
     if pictures:
-        section.files.append(render(name, task, "", draw, (4.4 * len(panels) + 2.4 * len(probes), 3.6)))
+        size = (4.4 * len(panels) + 2.4 * len(probes), 3.6)
+        section.files.append(render(name, task, "", draw, size, on_page=False))
     return section
 
 

@@ -1,0 +1,259 @@
+"""What is read from runs' folders, and what readers of a comparison are told."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from crl.benchmark.comparison import compare
+from crl.benchmark.grid import make_grid
+from crl.benchmark.plan import PlanError, read_plan, write_plan
+from crl.benchmark.published import DATA, protocol_differences, published, published_lengths
+from crl.benchmark.record import RecordError, curve_name, measured_row, read_measured, record
+from crl.benchmark.results import ResultsError, config_hash, find_runs, read_runs
+from crl.benchmark.suite import Suite, SuiteError, Task
+
+from .synthetic import write_grid, write_run
+
+CARTPOLE, CUP = "dmc/cartpole-swingup", "dmc/ball_in_cup-catch"
+
+
+def only(out):
+    runs, words = read_runs([out])
+    assert len(runs) == 1 and not words
+    return runs[0]
+
+
+def test_a_finished_run(tmp_path):
+    folder = write_run(tmp_path, final=512.5, probe=0.7)
+    (folder / "video").mkdir()
+    (folder / "video" / "step12500.mp4").touch()
+    run = only(tmp_path)
+    assert (run.agent, run.label, run.env, run.task, run.seed) == ("curl-sac", "curl-sac", CARTPOLE, CARTPOLE, 1)
+    assert run.state == "finished" and run.counts and run.last_return == 512.5 and run.last_steps == run.budget == 100_000
+    np.testing.assert_array_equal(run.curve.env_steps, np.arange(1, 11) * 10_000)
+    np.testing.assert_allclose(run.curve.seconds, np.arange(1, 11) * 315.0)
+    assert run.differences == [] and not run.stale and len(run.config_hash) == 12
+    assert run.probe["representations"]["trained"]["effective_rank"] == pytest.approx(7)
+    assert [video.name for video in run.videos] == ["step12500.mp4"]
+
+
+def test_the_last_evaluation_counts_and_not_the_best(tmp_path):
+    folder = write_run(tmp_path, final=100.0)
+    rows = (folder / "eval.csv").read_text().replace(",100.0,", ",37.0,", 1)
+    (folder / "eval.csv").write_text(rows)
+    run = only(tmp_path)
+    assert run.last_return == 37.0 and max(run.curve.mean) > 80
+
+
+def test_runs_that_did_not_finish(tmp_path):
+    write_run(tmp_path, seed=1, state="failed", evaluations=6)
+    write_run(tmp_path, seed=2, state="running", evaluations=4)
+    write_run(tmp_path, seed=3, state="failed", evaluations=0)
+    failed, running, at_once = read_runs([tmp_path])[0]
+    assert failed.counts and failed.last_steps == 60_000 and failed.error == "the disk is full"
+    assert not running.counts and running.last_steps == 40_000
+    assert not at_once.counts and at_once.last_return is None and at_once.last_steps == 0
+
+
+def test_hash_is_of_the_recipe_alone(tmp_path):
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, seed=2, revision="other")
+    write_run(tmp_path, seed=3, overrides={"objective.weight": 0.5}, label="curl-sac+objective.weight=0.5")
+    first, second, variant = read_runs([tmp_path])[0]
+    assert first.config_hash == second.config_hash != variant.config_hash
+    without = {key: value for key, value in first.config.items() if key != "run"}
+    assert config_hash(without) == first.config_hash
+    assert variant.label == "curl-sac+objective.weight=0.5" and variant.differences == []
+
+
+def test_an_older_recipe_is_stale(tmp_path):
+    write_run(tmp_path, change=lambda config: config["algorithm"].update(tau=0.02))
+    run = only(tmp_path)
+    assert run.stale and run.differences == ["algorithm.tau: 0.02 (0.01)"]
+
+
+def test_configurations_are_never_mixed(tmp_path):
+    """Runs of one agent, configured otherwise, in folders that do not say so."""
+    write_run(tmp_path, seed=1, path=tmp_path / "one")
+    write_run(tmp_path, seed=2, path=tmp_path / "two", overrides={"objective.weight": 0.5})
+    write_run(tmp_path, seed=1, path=tmp_path / "three", env=CUP, overrides={"objective.weight": 0.5})
+    labels = {run.path.name: run.label for run in read_runs([tmp_path])[0]}
+    half = "curl-sac+objective.weight=0.5"
+    assert labels == {"one": "curl-sac", "two": half, "three": half}
+
+
+def test_runs_are_found(tmp_path):
+    folder = write_run(tmp_path / "a")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "config.yaml").touch()
+    assert find_runs(tmp_path) == [folder] == find_runs(folder)
+    assert len(read_runs([tmp_path, folder])[0]) == 1, "each once"
+    (tmp_path / "hydra").mkdir()
+    (tmp_path / "hydra" / "config.yaml").write_text("db: mine\n")
+    runs, words = read_runs([tmp_path])
+    assert len(runs) == 1 and "not of a run" in words[0]
+    broken = write_run(tmp_path, seed=9)
+    (broken / "eval.csv").write_text("step,env_steps,mean,std,seconds\n1,8,high,0,1\n")
+    assert any("is not a table of evaluations" in word for word in read_runs([tmp_path])[1])
+
+
+def test_no_runs(tmp_path):
+    with pytest.raises(ResultsError, match="no folder"):
+        read_runs([tmp_path / "nowhere"])
+    with pytest.raises(ResultsError, match="no runs in"):
+        read_runs([tmp_path])
+    write_run(tmp_path, seed=101)
+    with pytest.raises(ResultsError, match="tuning seeds"):
+        compare([tmp_path])
+
+
+def test_comparison(tmp_path):
+    found = compare([write_grid(tmp_path)])
+    assert found.tasks == [CUP, CARTPOLE] or found.tasks == [CARTPOLE, CUP]
+    stale = "curl-sac+algorithm.tau=0.02"
+    assert set(found.agents) == {"curl-sac", stale, "rad-sac", "sac", "frozen-sac"}
+    assert found.missing == [("curl-sac", CARTPOLE, 5), ("frozen-sac", CUP, 2)]
+    assert found.bounds[CARTPOLE] == (0, 1000)
+    matrix = found.matrix()
+    column = found.tasks.index(CUP)
+    assert np.isnan(matrix["rad-sac"][4, column]), "it is not finished"
+    assert np.isfinite(matrix["sac"]).all(), "one failed, and counts"
+    said = " ".join(found.words)
+    for words in (
+        "Not begun: 2 runs (curl-sac on dmc/cartpole-swingup, seed 5; frozen-sac on dmc/ball_in_cup-catch, seed 2)",
+        "Failed: 1 run (sac on dmc/cartpole-swingup, seed 4: the disk is full)",
+        "Not finished: 1 run",
+        "Stale: 1 run",
+        f"Fewer than 5 seeds: {stale}, frozen-sac",
+    ):
+        assert words in said
+    assert "machine" not in said and "episodes" not in said
+
+
+def test_protocols_that_differ_are_told(tmp_path):
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, "sac", seed=1, overrides={"train.eval_episodes": 3}, revision="abc-dirty", env_steps=80_000)
+    said = " ".join(compare([tmp_path]).words)
+    assert "On dmc/cartpole-swingup not all runs have the same number of evaluation episodes: 10, 3" in said
+    assert "same length in environment steps: 100000, 80000" in said
+    assert "not all runs have the same revision" in said.lower() and "not committed" in said
+
+
+def test_tuning_seeds_and_unknown_tasks_stay_apart(tmp_path):
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, seed=101)
+    write_run(tmp_path, env="dmc/fish-swim", seed=1)
+    found = compare([tmp_path])
+    assert [run.seed for run in found.tuning] == [101] and len(found.runs) == 2
+    said = " ".join(found.words)
+    assert "1 run on tuning seeds" in said and "No normalisation is known for dmc/fish-swim" in said
+    assert found.normalised_tasks == [CARTPOLE]
+    with pytest.raises(SuiteError, match="none of the tasks"):
+        compare([tmp_path], suite="toy")
+
+
+def test_a_cell_counts_once(tmp_path):
+    write_run(tmp_path / "one", seed=1, final=300.0, state="running", evaluations=5)
+    write_run(tmp_path / "two", seed=1, final=200.0)
+    write_run(tmp_path / "three", seed=1, final=900.0)
+    found = compare([tmp_path / "one", tmp_path / "two", tmp_path / "three"])
+    # the first that has finished, although a later one is better
+    assert [run.last_return for run in found.runs] == [200.0]
+    assert sum("was run twice" in word for word in found.words) == 2
+
+
+def test_task_curves(tmp_path):
+    write_run(tmp_path, seed=1, final=100.0)
+    write_run(tmp_path, seed=2, final=200.0, state="failed", evaluations=5)
+    found = compare([tmp_path])
+    one, other = found.on("curl-sac", CARTPOLE)
+    curve = found.task_curve("curl-sac", CARTPOLE)
+    np.testing.assert_array_equal(curve.x, np.arange(1, 11) * 10_000)
+    # the failed run keeps its last return to the end
+    held = np.concatenate([other.curve.mean, [other.curve.mean[-1]] * 5])
+    np.testing.assert_allclose(curve.point, (one.curve.mean + held) / 2)
+    clock = found.task_curve("curl-sac", CARTPOLE, clock=True)
+    assert clock.x[0] == pytest.approx(330 / 3600) and clock.x[-1] == pytest.approx(3150 / 3600)
+    middle = 0.5 * (np.interp(3600 * clock.x, one.curve.seconds, one.curve.mean))
+    middle += 0.5 * np.interp(3600 * clock.x, other.curve.seconds, other.curve.mean)
+    np.testing.assert_allclose(clock.point, middle)
+    assert found.task_curve("curl-sac", "another") is None
+
+
+def test_plan(tmp_path):
+    """A folder that says what was meant to be run: labels, tasks, scores and what is missing come from it."""
+    fields = {"env.kwargs.distractors": 4}
+    tasks = (Task("toy/reach", 5, 45, "toy/reach"), Task("toy/reach", 6, 46, "toy/reach-busy", fields))
+    suite = Suite("mine", "two tasks", 2000, 500, 10, tasks)
+    write_plan(tmp_path, suite, make_grid(suite, ["curl-sac"], [1]))
+    write_plan(tmp_path, suite, make_grid(suite, ["sac"], [1, 2]))
+    plan = read_plan(tmp_path)
+    assert plan.suite == "mine" and len(plan.runs) == 6 and plan.bounds["toy/reach-busy"] == (6, 46)
+    busy = suite.overrides(tasks[1])
+    write_run(tmp_path, "curl-sac", "toy/reach", 1, 30.0, task="toy/reach-busy", overrides=busy, env_steps=2000)
+    found = compare([tmp_path])
+    assert found.runs[0].task == "toy/reach-busy" and found.runs[0].differences == []
+    assert found.title == "crl bench mine" and found.tasks == ["toy/reach", "toy/reach-busy"]
+    assert len(found.missing) == 5 and found.seeds == {"curl-sac": [1], "sac": [1, 2]}
+    run = found.runs[0]
+    assert json.loads(measured_row(run.path)["set"]) == {**busy, "train.threads": run.config["train"]["threads"]}
+    with pytest.raises(PlanError, match="holds runs of the suite mine"):
+        write_plan(tmp_path, Suite("other", "", 1, 1, 1, tasks), [])
+    (tmp_path / "plan.json").write_text("[")
+    with pytest.raises(PlanError, match="cannot be read"):
+        compare([tmp_path])
+
+
+def test_published_numbers():
+    rows = {(row.method, row.source): row for row in published(CARTPOLE, 100_000)}
+    curl = rows["CURL", "CURL paper v4 Table 1"]
+    assert (curl.mean, curl.std, curl.seeds, curl.env_steps) == (582, 146, 10, 100_000)
+    assert published(CARTPOLE, 123) == [] and 500_000 in published_lengths(CARTPOLE)
+    assert published("toy/reach", 100_000) == []
+    pong = {row.method: row.mean for row in published("atari/Pong", 400_000)}
+    assert pong["Human"] == 14.6 and pong["Random"] == -20.7 and pong["CURL"] == -16.5
+    for file in DATA.glob("*_published.csv"):
+        for row in csv.DictReader(file.open()):
+            assert row["source"] and float(row["mean"]) is not None
+            assert not row["std"] or float(row["std"]) >= 0
+    methods = {row["method"] for row in csv.DictReader((DATA / "dmc_published.csv").open())}
+    known = {row["method"] for row in csv.DictReader((DATA / "protocols.csv").open())}
+    assert methods <= known
+
+
+def test_protocol_differences_are_named(tmp_path):
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, seed=1, env="dmc/walker-walk")
+    walker, cartpole = sorted((run.config for run in read_runs([tmp_path])[0]), key=lambda c: c["env"]["id"], reverse=True)
+    assert "batch 512, ours 128" in protocol_differences("CURL", cartpole)
+    assert not any("action repeat" in entry for entry in protocol_differences("CURL", cartpole))
+    drqv2 = protocol_differences("DrQ-v2", cartpole)
+    assert {"action repeat 2, ours 8", "batch 256, ours 128", "agent steps per update 2, ours 1"} <= set(drqv2)
+    assert "batch 512, ours 128" in protocol_differences("DrQ-v2", walker)
+    assert protocol_differences("unheard of", cartpole) == ["protocol not known"]
+
+
+def test_recording(tmp_path):
+    table = tmp_path / "data" / "measured.csv"
+    row = record(write_run(tmp_path, final=512.34), table)
+    assert row["final_return"] == 512.3 and row["revision"] == "abc1234" and json.loads(row["set"]) == {}
+    record(write_run(tmp_path, seed=2, overrides={"objective.weight": 0.5}), table)
+    record(write_run(tmp_path / "again", final=400.0), table)
+    rows = read_measured(table)
+    assert [(row["seed"], row["final_return"], row["stale"]) for row in rows] == [("1", "400.0", False), ("2", "500.0", False)]
+    assert (tmp_path / "data" / "curves" / f"{curve_name(rows[0])}.csv").read_text().count("\n") == 11
+    assert curve_name(rows[0]) != curve_name({**rows[1], "seed": "1"})
+    old = write_run(tmp_path, seed=3, change=lambda config: config["algorithm"].update(gone=1))
+    record(old, table)
+    assert [row["stale"] for row in read_measured(table)] == [False, False, True]
+    with pytest.raises(RecordError, match="only finished runs count"):
+        measured_row(write_run(tmp_path, seed=4, state="failed", evaluations=3))
+    with pytest.raises(RecordError, match="nobody can look up"):
+        measured_row(write_run(tmp_path, seed=5, revision="abc-dirty"))
+
+
+def test_rows_that_crl_ships_are_read():
+    rows = read_measured()
+    assert rows and all(isinstance(row["stale"], bool) and row["config_hash"] for row in rows)
