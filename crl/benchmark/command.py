@@ -15,6 +15,7 @@ from rich.table import Table
 
 from crl.benchmark.forecast import forecast, workers_that_fit
 from crl.benchmark.grid import Cell, make_grid, parse_seeds
+from crl.benchmark.plan import write_plan
 from crl.benchmark.runner import Bench, results
 from crl.benchmark.suite import load_suite
 from crl.runs.stop import STOPPED
@@ -56,6 +57,7 @@ def bench(
     if dry_run:
         print_forecast(work)
         return 0
+    write_plan(folder, chosen, cells)
     console = Console(stderr=True)
     if console.is_terminal:
         with Live(_table(work), console=console, refresh_per_second=2) as live:
