@@ -195,7 +195,7 @@ def test_batches_on_the_device():
 @settings(max_examples=40, deadline=None)
 @given(story=stories())
 def test_windows_tell_where_they_are_from(kind, story):
-    """Episode numbers agree with a plain store. No buffer can see a jump to an equal observation, and SB3's see none at all."""
+    """Episode numbers agree with a plain store. No buffer sees a jump to an equal observation, and SB3's see none at all."""
     buffer, plain = tell(story, kind)
     numbers = []
     for env, transitions in enumerate(plain):
