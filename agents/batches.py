@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from crl.contract import Augmentation, Objective, SequenceBatch, ViewBatch
+from crl.callbacks.attachment import isolated_random
+from crl.contract import Augmentation, Encoder, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.replay import FrameReplayBuffer, ReplaySource, make_batch
 
 
@@ -86,6 +88,27 @@ def draw_batch(
 
 def _views(first: th.Tensor, raw: th.Tensor, augment: Augmentation, generator: th.Generator, count: int) -> th.Tensor:
     return first if count == 1 else th.cat([first, *(augment(raw, generator) for _ in range(count - 1))])
+
+
+def build_inside(
+    blueprint: Objective, encoder: Encoder, spaces: Spaces, buffer: ReplayBuffer, device: th.device, seed: int
+) -> tuple[Objective, ObjectiveData]:
+    """
+    An agent's own copy of an objective, built on its encoder, and what answers its requests.
+
+    :param blueprint: as the user passed it in
+    :param encoder: the agent's, as objectives see it
+    :param spaces: the agent's
+    :param buffer: the agent's
+    :param device: of the agent
+    :param seed: of the objective's draws; the agent's own random streams do not depend on what it draws for its heads
+    :raises ValueError: when nothing makes the views that the objective contrasts
+    """
+    objective = copy.deepcopy(blueprint)
+    data = ObjectiveData(objective, buffer, seed)
+    with isolated_random(device, seed):
+        objective.build(encoder, spaces)
+    return objective.to(device), data
 
 
 class ObjectiveData:

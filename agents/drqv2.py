@@ -16,13 +16,14 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from crl.agents.batches import PixelBatch, draw_batch
 from crl.agents.drqv2_policy import DrQv2Actor, DrQv2Policy, DrQv2TargetCritic
 from crl.agents.encoder_report import gradient_report
+from crl.agents.n_step_replay import NStepReplay
 from crl.agents.pixel_agent import PixelAgent, all_q
 from crl.agents.scheduled_noise import linear_std, noisy_action
 from crl.policies import PixelCritic
 from crl.replay import FrameReplayBuffer
 
 
-class DrQv2(PixelAgent, TD3):
+class DrQv2(NStepReplay, PixelAgent, TD3):
     """
     DrQ-v2 (Yarats et al. 2021, arXiv:2107.09645): DDPG with two Q networks, n-step returns, shifted images and noise that
     falls over time.
@@ -142,20 +143,6 @@ class DrQv2(PixelAgent, TD3):
         )
 
     # ---- building
-
-    def _setup_model(self) -> None:
-        returns = {"n_steps": self.n_steps, "gamma": self.gamma}
-        told = {**returns, **self.replay_buffer_kwargs}
-        if any(told[name] != value for name, value in returns.items()):
-            raise ValueError(
-                f"replay_buffer_kwargs has n_steps={told['n_steps']} and gamma={told['gamma']}, the model n_steps="
-                f"{self.n_steps} and gamma={self.gamma}: give them to DrQv2 alone, which hands them on"
-            )
-        self.replay_buffer_kwargs = told
-        # SB3 would warn that it hands n_steps to no buffer but its own: done above
-        n_steps, self.n_steps = self.n_steps, 1
-        super()._setup_model()
-        self.n_steps = n_steps
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor

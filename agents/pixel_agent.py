@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ContinuousCritic
 
 from crl.agents.encoder_report import activity_report
+from crl.agents.logged_means import LogsMeans
 from crl.agents.network_input import network_input
-from crl.agents.running_means import RunningMeans
 from crl.encoders import BodyHeadEncoder
 from crl.policies import PixelCritic
 from crl.replay import FrameReplayBuffer
@@ -35,7 +34,7 @@ def min_q(critic: ContinuousCritic, features: th.Tensor, actions: th.Tensor) -> 
     return all_q(critic, th.cat([features, actions], dim=1)).amin(dim=0)
 
 
-class PixelAgent(OffPolicyAlgorithm):
+class PixelAgent(LogsMeans):
     """
     Comes before SB3's algorithm among the bases of an agent whose policy has one encoder, the critic's. The policy that
     ``"PixelPolicy"`` stands for is the one that the agent needs.
@@ -44,8 +43,6 @@ class PixelAgent(OffPolicyAlgorithm):
     policy: Any
     actor: Any
     critic: PixelCritic
-    #: updates between two looks at gradients and activity
-    metrics_interval: int
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -55,7 +52,6 @@ class PixelAgent(OffPolicyAlgorithm):
             raise ValueError(f"{type(self).__name__} needs {needed.__name__} ('PixelPolicy') or a subclass, not {got}")
         if isinstance(self.replay_buffer, FrameReplayBuffer):
             self.replay_buffer.check_model(self)
-        self._means = RunningMeans()
 
     @property
     def encoder(self) -> BodyHeadEncoder:
@@ -84,12 +80,6 @@ class PixelAgent(OffPolicyAlgorithm):
         self.actor.optimizer.zero_grad()
         self._means.add({"train/actor_loss": loss})
 
-    def _end_update(self) -> None:
-        """Count the update; now and then, look at what the last ones measured."""
-        self._n_updates += 1
-        if self._n_updates % self.metrics_interval == 0:
-            self.record_metrics()
-
     # ---- logging
 
     @property
@@ -101,22 +91,3 @@ class PixelAgent(OffPolicyAlgorithm):
         """See :func:`crl.agents.encoder_report.activity_report`."""
         q_network = self.critic.q_networks[0]
         self._means.add(activity_report(features.detach(), feature_map.detach(), q_network, q_input.detach()))
-
-    def record_metrics(self) -> None:
-        """
-        Hand the means of all updates since the last time to the logger.
-
-        :raises FloatingPointError: when one of them is no finite number
-        """
-        for key, value in self._means.flush().items():
-            self.logger.record_mean(key, value)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/replay_ratio", self._n_updates / max(self.num_timesteps, 1))
-
-    def dump_logs(self) -> None:
-        """See SB3; what the last updates measured is included."""
-        self.record_metrics()
-        super().dump_logs()
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_means"]

@@ -14,12 +14,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import nn
 
-from crl.agents.batches import ObjectiveData, PixelBatch, draw_batch
+from crl.agents.batches import PixelBatch, build_inside, draw_batch
 from crl.agents.encoder_report import encoder_gradients, gradient_report
 from crl.agents.network_input import LeanEncoder
 from crl.agents.pixel_agent import PixelAgent, all_q, min_q
 from crl.agents.rescaled_policy import RescaledSACActor, RescaledSACPolicy
-from crl.callbacks.attachment import isolated_random
 from crl.contract import Metrics, Objective, Spaces
 from crl.encoders import BodyHeadEncoder, check_image_space
 from crl.networks import FusedAdam, ema_update
@@ -235,23 +234,19 @@ class PixelSAC(PixelAgent, SAC):
                              "encoder_gradient='actor': use joint=False")  # fmt: skip
         assert self.replay_buffer is not None
         space = check_image_space(self.observation_space, not self.policy.normalize_images, "PixelSAC")
-        objective = copy.deepcopy(blueprint)
-        data = ObjectiveData(objective, self.replay_buffer, self.objective_seed)
         scale = self.policy.normalize_images
-        target = LeanEncoder(self.target_encoder, space, scale)
-        # the agent's own random streams must not depend on what an objective draws for its heads
-        with isolated_random(self.device, self.objective_seed):
-            objective.build(LeanEncoder(self.encoder, space, scale, target), Spaces(space, self.action_space))
-        self.objective = objective.to(self.device)
-        self._objective_data = data
+        encoder = LeanEncoder(self.encoder, space, scale, LeanEncoder(self.target_encoder, space, scale))
+        both = Spaces(space, self.action_space)
+        objective, data = build_inside(blueprint, encoder, both, self.replay_buffer, self.device, self.objective_seed)
+        self.objective, self._objective_data = objective, data
         heads = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [{"params": heads}] if heads else []
         rate = self.lr_schedule(1) if self.objective_learning_rate is None else self.objective_learning_rate
         if not self.joint:
-            encoder = {"params": list(self.encoder.parameters()), "lr": rate * self.objective_weight}
-            groups.append(dict(encoder))
+            of_encoder = {"params": list(self.encoder.parameters()), "lr": rate * self.objective_weight}
+            groups.append(dict(of_encoder))
             #: the first of the two Adams that step the encoder
-            self.encoder_optimizer = FusedAdam([encoder])
+            self.encoder_optimizer = FusedAdam([of_encoder])
         #: of the heads, and in steps of their own the second Adam of the encoder
         self.objective_optimizer = FusedAdam(groups, lr=rate) if groups else None
 

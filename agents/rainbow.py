@@ -13,10 +13,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
 
-from crl.agents.batches import ObjectiveData, PixelBatch
+from crl.agents.batches import PixelBatch, build_inside
+from crl.agents.logged_means import LogsMeans
+from crl.agents.n_step_replay import NStepReplay
 from crl.agents.rainbow_policy import RainbowNetwork, RainbowPolicy
-from crl.agents.running_means import RunningMeans
-from crl.callbacks.attachment import isolated_random
 from crl.contract import Objective, Spaces
 from crl.encoders import ModelEncoder, check_image_space
 from crl.losses.categorical import categorical_cross_entropy, project_distribution
@@ -25,7 +25,7 @@ from crl.replay import FrameReplayBuffer
 from crl.replay.prioritized import PrioritizedFrameReplayBuffer
 
 
-class Rainbow(DQN):
+class Rainbow(NStepReplay, LogsMeans, DQN):
     """
     Distributional, dueling, noisy, double Q-learning on n-step returns from prioritised replay. Each part is a switch: those
     of the network are the policy's (:class:`crl.agents.rainbow_policy.RainbowNetwork`), ``double``, ``n_steps`` and
@@ -162,18 +162,7 @@ class Rainbow(DQN):
     # ---- building
 
     def _setup_model(self) -> None:
-        returns = {"n_steps": self.n_steps, "gamma": self.gamma}
-        told = {**returns, **self.replay_buffer_kwargs}
-        if any(told[name] != value for name, value in returns.items()):
-            raise ValueError(
-                f"replay_buffer_kwargs has n_steps={told['n_steps']} and gamma={told['gamma']}, the model n_steps="
-                f"{self.n_steps} and gamma={self.gamma}: give them to Rainbow alone, which hands them on"
-            )
-        self.replay_buffer_kwargs = told
-        # SB3 would warn that it hands n_steps to no buffer but its own: done above
-        n_steps, self.n_steps = self.n_steps, 1
         super()._setup_model()
-        self.n_steps = n_steps
         if self.prioritized and not isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer):
             raise ValueError(
                 f"prioritized=True needs a PrioritizedFrameReplayBuffer, not {type(self.replay_buffer).__name__}: leave "
@@ -181,7 +170,6 @@ class Rainbow(DQN):
             )
         if isinstance(self.replay_buffer, FrameReplayBuffer):
             self.replay_buffer.check_model(self)
-        self._means = RunningMeans()
         # apart from the global streams: evaluations must not disturb a training
         self._evaluation_random = np.random.default_rng(self.objective_seed)
         if self.objective_blueprint is not None and self.objective_weight > 0:
@@ -190,12 +178,10 @@ class Rainbow(DQN):
     def _setup_objective(self, blueprint: Objective) -> None:
         assert self.replay_buffer is not None
         space = check_image_space(self.observation_space, not self.policy.normalize_images, "Rainbow")
-        objective = copy.deepcopy(blueprint)
-        self._objective_data = ObjectiveData(objective, self.replay_buffer, self.objective_seed)
         encoder = ModelEncoder(self.q_net.features_extractor, space, self.policy.normalize_images)
-        with isolated_random(self.device, self.objective_seed):
-            objective.build(encoder, Spaces(space, self.action_space))
-        self.objective = objective.to(self.device)
+        both = Spaces(space, self.action_space)
+        objective, data = build_inside(blueprint, encoder, both, self.replay_buffer, self.device, self.objective_seed)
+        self.objective, self._objective_data = objective, data
         heads = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         if heads:
             self.policy.optimizer.add_param_group({"params": heads})
@@ -247,15 +233,13 @@ class Rainbow(DQN):
             else:
                 data = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
                 self._update(data, None)
-            self._n_updates += 1
-            if self._n_updates % self.metrics_interval == 0:
-                self.record_metrics()
+            self._end_update()
         self.q_net_target.train(False)
 
     def _update(self, data: ReplayBufferSamples, weights: th.Tensor | None) -> th.Tensor:
         """One step; losses of the transitions, ``(batch,)``, without a graph."""
         reset_noise(self.q_net)
-        logits = self.q_net.logits(self.q_net.extract_features(data.observations, self.q_net.features_extractor))
+        logits = self.q_net.logits_of(data.observations)
         chosen = logits[th.arange(len(logits), device=self.device), data.actions.long().flatten()]
         losses = self._rl_losses(chosen, data)
         self._means.add({"train/q_mean": self.q_net.values(logits.detach()).mean(), "train/rl_loss": losses.mean()})
@@ -292,7 +276,7 @@ class Rainbow(DQN):
         discounts = (1.0 - data.dones) * (self.gamma if data.discounts is None else data.discounts)
         with th.no_grad():
             reset_noise(self.q_net_target)
-            next_logits = self._logits_of(self.q_net_target, data.next_observations)
+            next_logits = self.q_net_target.logits_of(data.next_observations)
             values = self.q_net(data.next_observations) if self.double else self.q_net_target.values(next_logits)
             best = next_logits[th.arange(len(next_logits), device=self.device), values.argmax(dim=1)]
             if self.q_net.n_atoms == 1:
@@ -305,31 +289,15 @@ class Rainbow(DQN):
             return F.smooth_l1_loss(chosen, target, reduction="none").flatten()
         return categorical_cross_entropy(target, chosen)
 
-    @staticmethod
-    def _logits_of(network: RainbowNetwork, obs: th.Tensor) -> th.Tensor:
-        return network.logits(network.extract_features(obs, network.features_extractor))
-
     # ---- logging, saving
 
     def record_metrics(self) -> None:
-        """
-        Hand the means of all updates since the last time to the logger.
-
-        :raises FloatingPointError: when one of them is no finite number
-        """
-        for key, value in self._means.flush().items():
-            self.logger.record_mean(key, value)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        """See :meth:`crl.agents.logged_means.LogsMeans.record_metrics`."""
+        super().record_metrics()
         self.logger.record("train/beta", self.beta)
-        self.logger.record("train/replay_ratio", self._n_updates / max(self.num_timesteps, 1))
-
-    def dump_logs(self) -> None:
-        """See SB3; what the last updates measured is included."""
-        self.record_metrics()
-        super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "objective", "_objective_data", "_means"]
+        return [*super()._excluded_save_params(), "objective", "_objective_data"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, variables = super()._get_torch_save_params()

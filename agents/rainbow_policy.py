@@ -91,6 +91,10 @@ class RainbowNetwork(QNetwork):
             return advantage
         return self.value(features)[:, None, :] + advantage - advantage.mean(dim=1, keepdim=True)
 
+    def logits_of(self, obs: PyTorchObs) -> th.Tensor:
+        """Of images as the buffer holds them, ``(batch, actions, atoms)``."""
+        return self.logits(self.extract_features(obs, self.features_extractor))
+
     def values(self, logits: th.Tensor) -> th.Tensor:
         """
         :param logits: from :meth:`logits`
@@ -100,7 +104,7 @@ class RainbowNetwork(QNetwork):
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """Q values, ``(batch, actions)``."""
-        return self.values(self.logits(self.extract_features(obs, self.features_extractor)))
+        return self.values(self.logits_of(obs))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         if deterministic:
