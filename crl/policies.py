@@ -151,8 +151,25 @@ class OneEncoder:
     critic_kwargs: dict[str, Any]
     optimizer_class: type[th.optim.Optimizer]
     optimizer_kwargs: dict[str, Any]
+    #: how messages call it, and its subclasses
+    _name: str
     _critic_class: type[OwnsBody] = PixelCritic
     _encoder_gradient: EncoderGradient
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        encoder_gradient: EncoderGradient = "critic",
+        features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
+        **kwargs: Any,
+    ) -> None:
+        check_one_encoder(self._name, observation_space, encoder_gradient, features_extractor_class, kwargs)
+        self._encoder_gradient = encoder_gradient
+        super().__init__(  # type: ignore[call-arg]
+            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
+        )
 
     @property
     def encoder_gradient(self) -> EncoderGradient:
@@ -186,7 +203,30 @@ class OneEncoder:
         return {**data, "encoder_gradient": self._encoder_gradient}
 
 
-class PixelSACPolicy(OneEncoder, SACPolicy):
+class OneEncoderOneActor(OneEncoder):
+    """What PixelSACPolicy and PixelTQCPolicy share: there is no target actor."""
+
+    actor_kwargs: dict[str, Any]
+    critic_target: Any
+    _actor_class: type[Any]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.critic = self.make_critic()
+        self.critic_target = self.make_critic()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.actor = self.make_actor()
+        self._make_optimizers(lr_schedule(1))
+        self.critic_target.set_training_mode(False)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """An actor with a new head on the critic's body."""
+        kwargs = self._update_features_extractor(self.actor_kwargs, self.encoder.make_head())  # type: ignore[attr-defined]
+        actor = self._actor_class(**kwargs)
+        actor.share_body(self.encoder, self._encoder_gradient == "actor")
+        return actor.to(self.device)  # type: ignore[attr-defined]
+
+
+class PixelSACPolicy(OneEncoderOneActor, SACPolicy):
     """
     SAC policy with one pixel encoder (conv body and head) inside the critic; the actor has its own head on the body.
 
@@ -201,35 +241,8 @@ class PixelSACPolicy(OneEncoder, SACPolicy):
     :raises ValueError: for an unknown route, or an extractor that is not split into body and head
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        encoder_gradient: EncoderGradient = "critic",
-        features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
-        **kwargs: Any,
-    ) -> None:
-        check_one_encoder("PixelSACPolicy", observation_space, encoder_gradient, features_extractor_class, kwargs)
-        self._encoder_gradient: EncoderGradient = encoder_gradient
-        super().__init__(
-            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
-        )
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        self.critic = self.make_critic()
-        self.critic_target = self.make_critic()
-        self.critic_target.load_state_dict(self.critic.state_dict())
-        self.actor = self.make_actor()
-        self._make_optimizers(lr_schedule(1))
-        self.critic_target.set_training_mode(False)
-
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
-        """An actor with a new head on the critic's body."""
-        kwargs = self._update_features_extractor(self.actor_kwargs, self.encoder.make_head())  # type: ignore[arg-type]
-        actor = PixelSACActor(**kwargs)
-        actor.share_body(self.encoder, self._encoder_gradient == "actor")
-        return actor.to(self.device)
+    _name = "PixelSACPolicy"
+    _actor_class = PixelSACActor
 
 
 class PixelTD3Policy(OneEncoder, TD3Policy):
@@ -246,20 +259,7 @@ class PixelTD3Policy(OneEncoder, TD3Policy):
     :raises ValueError: for an unknown route, or an extractor that is not split into body and head
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        encoder_gradient: EncoderGradient = "critic",
-        features_extractor_class: type[BaseFeaturesExtractor] = PixelEncoder,
-        **kwargs: Any,
-    ) -> None:
-        check_one_encoder("PixelTD3Policy", observation_space, encoder_gradient, features_extractor_class, kwargs)
-        self._encoder_gradient: EncoderGradient = encoder_gradient
-        super().__init__(
-            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
-        )
+    _name = "PixelTD3Policy"
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.critic = self.make_critic()
