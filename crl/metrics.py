@@ -51,6 +51,23 @@ def negative_similarity(logits: th.Tensor, rows: th.Tensor | None = None) -> th.
     return _mean(logits.masked_fill(diagonal, 0.0).sum(dim=1) / (logits.shape[0] - 1), rows)
 
 
+def contrast_metrics(loss: th.Tensor, scores: th.Tensor, rows: th.Tensor | None = None) -> dict[str, th.Tensor]:
+    """
+    What every contrast logs.
+
+    :param loss: scalar
+    :param scores: ``(batch, batch)``, similarities with the pairs on the diagonal
+    :param rows: see :func:`top1_accuracy`
+    :return: ``loss``, ``accuracy``, ``positive_similarity``, ``negative_similarity``
+    """
+    return {
+        "loss": loss.detach(),
+        "accuracy": top1_accuracy(scores, rows),
+        "positive_similarity": positive_similarity(scores, rows),
+        "negative_similarity": negative_similarity(scores, rows),
+    }
+
+
 def _mean(values: th.Tensor, rows: th.Tensor | None) -> th.Tensor:
     """Over the rows that count. Not ``values[rows]``, which waits for the device."""
     return values.mean() if rows is None else values.masked_fill(~rows, 0.0).sum() / rows.sum()

@@ -9,7 +9,7 @@ from crl.networks.flops import ConvolutionCounter
 from crl.networks.head_stack import HeadStack
 from crl.networks.init import delta_orthogonal_, initialize
 from crl.networks.linear import FastLinear, speed_up_linear
-from crl.networks.projection import check_widths, projection
+from crl.networks.projector import check_widths, projection
 from crl.networks.transition import ConvTransition, VectorTransition, rescale
 
 __all__ = [

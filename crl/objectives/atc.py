@@ -8,10 +8,10 @@ import torch as th
 from torch import nn
 
 from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective, SequenceBatch, Spaces, ViewBatch
-from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
+from crl.metrics import contrast_metrics
 from crl.networks import ema_copy, ema_update
 from crl.objectives.pair_head import PairHead
-from crl.objectives.windows import as_windows, check_negatives, device_of, far_apart, pair_contrast, views_of
+from crl.objectives.windows import as_windows, candidates_of, check_negatives, device_of, far_apart, pair_contrast, views_of
 
 
 class ATC(Objective):
@@ -134,17 +134,9 @@ class ATC(Objective):
             key = self.key_encoder(later) if head.keys == "own" else self.encoder(later)
         negatives = None
         if head.pair.spec.negatives == "batch":
-            negatives = rows[None].expand(len(batch), len(batch))
-            apart = far_apart(batch, self.negative_window)
-            negatives = negatives if apart is None else negatives & apart
+            negatives = candidates_of(rows, far_apart(batch, self.negative_window))
         loss, scores = head(query, key, rows, negatives)
-        metrics = {
-            "loss": loss.detach(),
-            "accuracy": top1_accuracy(scores, rows),
-            "positive_similarity": positive_similarity(scores, rows),
-            "negative_similarity": negative_similarity(scores, rows),
-        }
-        return loss, metrics
+        return loss, contrast_metrics(loss, scores, rows)
 
     def after_step(self) -> None:
         """EMA step of encoder and head; keys enter the queue of losses that have one."""

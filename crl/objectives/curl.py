@@ -10,9 +10,10 @@ from torch import nn
 
 from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.losses import bilinear_logits, diagonal_cross_entropy
-from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
+from crl.metrics import contrast_metrics
 from crl.networks import ema_copy, ema_update
 from crl.objectives.pair_head import Keys, PairHead
+from crl.objectives.windows import device_of
 
 
 class CURL(Objective):
@@ -95,7 +96,7 @@ class CURL(Objective):
                 "CURL(keys='target'): this agent has no target encoder (on-policy agents have none); use keys='own'"
             )
         self.encoder = encoder
-        device = next(iter(encoder.parameters())).device
+        device = device_of(encoder)
         if self.head is None:
             self.weight = nn.Parameter(th.rand(encoder.features_dim, encoder.features_dim, device=device))
         else:
@@ -128,13 +129,7 @@ class CURL(Objective):
             loss, scores = self._both_directions(self.head, batch, query)
         else:
             loss, scores = self.head(query, self._encode_keys(batch.views[1]))
-        metrics = {
-            "loss": loss.detach(),
-            "accuracy": top1_accuracy(scores),
-            "positive_similarity": positive_similarity(scores),
-            "negative_similarity": negative_similarity(scores),
-        }
-        return loss, metrics
+        return loss, contrast_metrics(loss, scores)
 
     def _both_directions(self, head: PairHead, batch: ViewBatch, first: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         second = self.encoder(batch.views[1])

@@ -7,8 +7,9 @@ from torch import nn
 
 from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.losses import bilinear_logits, diagonal_cross_entropy
-from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
+from crl.metrics import contrast_metrics
 from crl.networks import ema_copy, ema_update
+from crl.objectives.windows import device_of
 
 
 class CURLRainbow(Objective):
@@ -53,7 +54,7 @@ class CURLRainbow(Objective):
     def build(self, encoder: Encoder, spaces: Spaces) -> None:
         """See :meth:`crl.contract.Objective.build`."""
         self.encoder = encoder
-        device = next(iter(encoder.parameters())).device
+        device = device_of(encoder)
         layers: list[nn.Module] = []
         before = encoder.features_dim
         for after in (self.hidden, self.width):
@@ -76,13 +77,7 @@ class CURLRainbow(Objective):
         logits = self.scale * bilinear_logits(query, key, self.weight)
         loss = diagonal_cross_entropy(logits)
         scores = logits.detach()
-        metrics = {
-            "loss": loss.detach(),
-            "accuracy": top1_accuracy(scores),
-            "positive_similarity": positive_similarity(scores),
-            "negative_similarity": negative_similarity(scores),
-        }
-        return loss, metrics
+        return loss, contrast_metrics(loss, scores)
 
     def after_step(self) -> None:
         """EMA step of encoder and projection."""

@@ -11,7 +11,7 @@ from torch import nn
 from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.losses import PairLoss, barlow_twins, cosine_logits, pair_loss
 from crl.losses.two_hot import symexp_bins, two_hot_cross_entropy
-from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
+from crl.metrics import contrast_metrics
 from crl.networks import ActionVectors, VectorTransition, ema_copy, ema_update
 from crl.objectives.windows import as_windows, contrast_steps_by, device_of, other_loss, views_of
 
@@ -151,12 +151,7 @@ class SelfPrediction(Objective):
             metrics["info_nce_loss"] = contrast_steps_by(self.contrast, predictions, targets, mask)
             loss = loss + self.info_nce_weight * metrics["info_nce_loss"]
         scores = cosine_logits(predictions[0].detach(), targets[0], 1.0)
-        metrics = {name: value.detach() for name, value in metrics.items()} | {
-            "loss": loss.detach(),
-            "accuracy": top1_accuracy(scores),
-            "positive_similarity": positive_similarity(scores),
-            "negative_similarity": negative_similarity(scores),
-        }
+        metrics = {name: value.detach() for name, value in metrics.items()} | contrast_metrics(loss, scores)
         return loss, metrics
 
     def _prediction_loss(

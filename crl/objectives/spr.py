@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective, SequenceBatch, Spaces, ViewBatch
-from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
+from crl.metrics import contrast_metrics
 from crl.networks import ActionVectors, ConvTransition, VectorTransition, ema_copy, ema_update, rescale
 from crl.objectives.windows import as_windows, contrast_steps_by, device_of, other_loss, views_of
 
@@ -120,13 +120,7 @@ class SPR(Objective):
         if self.pair is None:
             loss = losses.sum() / mask.sum()  # the first step of a window always counts
         scores = predictions[0].detach() @ targets[0].T
-        metrics = {
-            "loss": loss.detach(),
-            "accuracy": top1_accuracy(scores),
-            "positive_similarity": positive_similarity(scores),
-            "negative_similarity": negative_similarity(scores),
-        }
-        return loss, metrics
+        return loss, contrast_metrics(loss, scores)
 
     def _predictions(self, batch: SequenceBatch, features: th.Tensor | None) -> th.Tensor:
         """``(k, batch, width)``: q(g(z_k)) of the rollout."""

@@ -11,7 +11,7 @@ from crl.contract import Augmentation, DataRequest, Encoder, Metrics, Objective,
 from crl.losses import PairLoss
 from crl.losses.candidates import candidate_cross_entropy, mask_candidates
 from crl.losses.checks import common_float
-from crl.objectives.windows import as_windows, contrast_by, device_of, far_apart, other_loss, views_of
+from crl.objectives.windows import as_windows, candidates_of, contrast_by, device_of, far_apart, other_loss, views_of
 
 
 class STDIM(Objective):
@@ -92,12 +92,10 @@ class STDIM(Objective):
         seen = self.encoder.forward_head(maps[len(batch) :])
         first, second = self._places(maps, batch.generator).split(len(batch), dim=1)  # (places, batch, filters)
         rows = batch.mask[:, self.k - 1]
-        candidates = rows[None].expand(len(batch), len(batch))
         apart = far_apart(batch, self.negative_window)
-        if apart is not None:
-            candidates = candidates & apart
         queries = self.global_map(seen).expand(len(first), -1, -1), self.local_map(second)
         if self.pair is None:
+            candidates = candidates_of(rows, apart)
             of_global, of_local = (_contrast(query, first, rows, candidates) for query in queries)
         else:
             of_global, of_local = (_contrast_by(self.pair, query, first, rows, apart) for query in queries)

@@ -11,7 +11,7 @@ from crl.contract import Encoder, Objective, SequenceBatch, ViewBatch
 from crl.losses import PairLoss, pair_loss
 from crl.losses.candidates import candidate_cross_entropy, mask_candidates
 from crl.losses.checks import common_float
-from crl.metrics import negative_similarity, positive_similarity, top1_accuracy
+from crl.metrics import contrast_metrics, negative_similarity, positive_similarity, top1_accuracy
 
 
 def device_of(encoder: Encoder) -> th.device:
@@ -80,6 +80,16 @@ def far_apart(batch: SequenceBatch, window: int) -> th.Tensor | None:
     return ~(near & (episode[:, None] == episode))
 
 
+def candidates_of(rows: th.Tensor, negatives: th.Tensor | None) -> th.Tensor:
+    """
+    :param rows: ``(batch,)`` bool, rows that count; a key whose query does not is no negative either, for it may be padding
+    :param negatives: ``(batch, batch)`` bool, see :func:`far_apart`; None: all
+    :return: ``(batch, batch)`` bool, which keys each query is compared with
+    """
+    candidates = rows[None].expand(len(rows), len(rows))
+    return candidates if negatives is None else candidates & negatives
+
+
 def origin_of(batch: SequenceBatch, window: int) -> tuple[th.Tensor, th.Tensor]:
     """
     :param batch: of windows
@@ -122,9 +132,7 @@ def pair_contrast(
         if hard is not None:
             logits = th.cat([logits, th.einsum("bd,nbd->bn", query, hard.to(dtype))], dim=1)
     labels = th.arange(batch, device=query.device)
-    candidates = rows[None].expand(batch, batch)
-    if negatives is not None:
-        candidates = candidates & negatives
+    candidates = candidates_of(rows, negatives)
     if hard_counts is not None:
         candidates = th.cat([candidates, hard_counts.T], dim=1)
     loss = candidate_cross_entropy(logits, labels, rows, candidates)
@@ -180,19 +188,9 @@ def contrast_by(
     """
     if pair.spec.needs_predictor:
         key = key.detach()
-    candidates = None
-    if pair.spec.negatives == "batch":
-        candidates = rows[None].expand(len(rows), len(rows))
-        candidates = candidates if negatives is None else candidates & negatives
+    candidates = candidates_of(rows, negatives) if pair.spec.negatives == "batch" else None
     loss = pair(query, key, rows, candidates)
-    scores = pair.scores(query, key)
-    metrics = {
-        "loss": loss.detach(),
-        "accuracy": top1_accuracy(scores, rows),
-        "positive_similarity": positive_similarity(scores, rows),
-        "negative_similarity": negative_similarity(scores, rows),
-    }
-    return loss, metrics
+    return loss, contrast_metrics(loss, pair.scores(query, key), rows)
 
 
 def contrast_steps_by(pair: PairLoss, predictions: th.Tensor, targets: th.Tensor, mask: th.Tensor) -> th.Tensor:
