@@ -18,6 +18,7 @@ import csv
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch as th
+from missing_rows import fill, on_one_thread
 from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from toy_ablation import SETTINGS
 
 from crl.agents import build, resolve
-from crl.compute import tune_allocator
 from crl.envs import make_vec_env
 
 STEPS, EVERY, EPISODES = 4000, 500, 20
@@ -131,24 +132,9 @@ def main() -> None:
         return summary(args.out)
     if args.steps < EVERY or args.steps % EVERY:
         parser.error(f"--steps {args.steps}: a multiple of {EVERY}")
-    tune_allocator()
-    th.set_num_threads(1)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for seed in args.seeds:
-        for arm in ARMS:
-            rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
-            if any(row["steps"] != str(args.steps) for row in rows):
-                parser.error(f"{args.out} holds rows of another number of steps than {args.steps}: choose another --out")
-            if (arm, str(seed)) in {(row["arm"], row["seed"]) for row in rows}:
-                continue
-            row = run(arm, seed, args.steps)
-            new = not args.out.exists()
-            with args.out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
-            print(row, flush=True, file=sys.stderr)
+    on_one_thread()
+    experiments = [{"arm": arm, "seed": seed} for seed in args.seeds for arm in ARMS]
+    fill(args.out, FIELDS, experiments, partial(run, steps=args.steps), ("steps", args.steps), parser.error)
     return None
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -32,10 +31,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from missing_rows import fill, on_one_thread
 from toy_ablation import fresh_encoder, interval, probe_data, supervised
 
 from crl.augment import RandomShift
-from crl.compute import tune_allocator
 from crl.contract import DataRequest, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.encoders import ModelEncoder
 from crl.envs import make_env
@@ -228,28 +227,17 @@ def main() -> None:
     args = parser.parse_args()
     if args.summary:
         return summary(args.out)
-    tune_allocator()
-    th.set_num_threads(1)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    on_one_thread()
     probe = probe_data()
     buffers = {env: (stored(env, STORED, seed=30_000), stored(env, 50 * HELD_OUT, seed=40_000)) for env in args.envs}
-    for seed in args.seeds:
-        for env_id in args.envs:
-            for name in args.objectives:
-                rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
-                if any(row["updates"] != str(args.updates) for row in rows):
-                    parser.error(f"{args.out} holds rows of another number of updates than {args.updates}: another --out")
-                if (env_id, name, str(seed)) in {(row["env"], row["objective"], row["seed"]) for row in rows}:
-                    continue
-                data = None if name in BOUNDS else buffers[env_id]
-                row = run(env_id, name, seed, args.updates, data, probe)
-                new = not args.out.exists()
-                with args.out.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, FIELDS)
-                    if new:
-                        writer.writeheader()
-                    writer.writerow(row)
-                print(row, flush=True, file=sys.stderr)
+
+    def row_of(env: str, objective: str, seed: int) -> dict[str, Any]:
+        return run(env, objective, seed, args.updates, None if objective in BOUNDS else buffers[env], probe)
+
+    experiments = [
+        {"env": env, "objective": name, "seed": seed} for seed in args.seeds for env in args.envs for name in args.objectives
+    ]
+    fill(args.out, FIELDS, experiments, row_of, ("updates", args.updates), parser.error)
     return None
 
 

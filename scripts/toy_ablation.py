@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch as th
+from missing_rows import fill, on_one_thread
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -30,7 +31,6 @@ from crl.agents import build, resolve
 from crl.agents.assemble import policy_kwargs
 from crl.agents.recipes import parse
 from crl.augment import RandomShift
-from crl.compute import tune_allocator
 from crl.encoders import ModelEncoder, PixelEncoder
 from crl.envs import make_env, make_vec_env
 from crl.probe.features import conv_features, fit_supervised
@@ -150,25 +150,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.summary:
         return summary(args.out)
-    tune_allocator()
-    th.set_num_threads(1)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    on_one_thread()
     data = probe_data()
-    for seed in args.seeds:
-        for arm in args.arms:
-            rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
-            if any(row["steps"] != str(args.steps) for row in rows):
-                parser.error(f"{args.out} holds rows of another number of steps than {args.steps}: choose another --out")
-            if (arm, str(seed)) in {(row["arm"], row["seed"]) for row in rows}:
-                continue
-            row = run(arm, seed, args.steps, data)
-            new = not args.out.exists()
-            with args.out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
-            print(row, flush=True, file=sys.stderr)
+    experiments = [{"arm": arm, "seed": seed} for seed in args.seeds for arm in args.arms]
+    fill(args.out, FIELDS, experiments, partial(run, steps=args.steps, data=data), ("steps", args.steps), parser.error)
     return None
 
 
