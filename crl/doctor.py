@@ -150,8 +150,9 @@ def _renderer() -> str:
 def replay_line(config: dict[str, Any]) -> str:
     """Memory of the recipe's full replay buffer beside what is free."""
     from crl.replay import FrameReplayBuffer
+    from crl.runs.lengths import image_size
 
-    size = int(config["env"]["kwargs"].get("size", 32 if config["env"]["id"].startswith("toy/") else 84))
+    size = image_size(config)
     n_stack, buffer_size = config["replay"]["n_stack"] or 3, int(config["algorithm"]["buffer_size"])
     image = spaces.Box(0, 255, (3 * n_stack, size, size), np.uint8)
     buffer = FrameReplayBuffer(buffer_size, image, spaces.Box(-1, 1, (6,)), "cpu", n_stack=n_stack)

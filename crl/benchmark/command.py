@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 
 from crl.benchmark.forecast import forecast, workers_that_fit
-from crl.benchmark.grid import Cell, make_grid, parse_seeds
+from crl.benchmark.grid import make_grid, parse_seeds
 from crl.benchmark.plan import write_plan
-from crl.benchmark.runner import Bench, results
+from crl.benchmark.runner import Bench, Job, results
 from crl.benchmark.suite import load_suite
 from crl.runs.stop import STOPPED
 
@@ -73,23 +73,23 @@ def bench(
 
 def print_forecast(work: Bench) -> None:
     """The grid, and what is left to do."""
-    left = [job.cell for job in work.jobs if job.state != "finished"]
     table = Table("agent", "task", "runs", "left", "hours", "memory", "disk", title="each run", box=SIMPLE)
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in work.cells:
-        groups.setdefault((cell.label, cell.task.label), []).append(cell)
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in work.jobs:
+        groups.setdefault((job.cell.label, job.cell.task.label), []).append(job)
     hours, unknown = 0.0, 0
-    for (label, task), cells in groups.items():
-        needs = forecast(cells[0])
-        open_cells = sum(cell in left for cell in cells)
-        hours += (needs.hours or 0.0) * open_cells
-        unknown += open_cells * (needs.hours is None)
+    for (label, task), jobs in groups.items():
+        needs = forecast(jobs[0].cell)
+        left = sum(job.state != "finished" for job in jobs)
+        hours += (needs.hours or 0.0) * left
+        unknown += left * (needs.hours is None)
         shown = "?" if needs.hours is None else f"{needs.hours:.2f}"
         sizes = (f"{needs.memory / 1e9:.1f} GB", f"{needs.disk / 1e9:.1f} GB")
-        table.add_row(label, task, str(len(cells)), str(open_cells), shown, *sizes)
+        table.add_row(label, task, str(len(jobs)), str(left), shown, *sizes)
     console = Console()
     console.print(table)
-    console.print(f"{len(work.cells)} runs, {len(left)} left, {work.workers} at a time with {work.threads} thread(s) each")
+    left = len(work.jobs) - work.count("finished")
+    console.print(f"{len(work.jobs)} runs, {left} left, {work.workers} at a time with {work.threads} thread(s) each")
     console.print(
         f"about {hours / work.workers:.1f} hours" + (f", and {unknown} runs whose time was not measured" if unknown else "")
     )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from crl.agents.recipes import resolve
 from crl.benchmark.grid import Cell
-from crl.runs.lengths import action_repeat
+from crl.runs.lengths import action_repeat, image_size
 
 MEASURED = Path(__file__).parent / "data" / "measured.csv"
 #: of a process with torch, MuJoCo and a network of the usual size, the allocator keeping its peak: what speed.py shows
@@ -34,9 +34,13 @@ def forecast(cell: Cell, measured: Path = MEASURED) -> Forecast:
     :param cell: of a grid
     :param measured: table of finished runs
     """
-    config = resolve(cell.agent, cell.task.env, cell.overrides)
+    config = _config_of(cell)
     frames = replay_bytes(config)
     return Forecast(_hours(config, measured), PROCESS_BYTES + frames, frames + 2e8)
+
+
+def _config_of(cell: Cell) -> dict[str, Any]:
+    return resolve(cell.agent, cell.task.env, cell.overrides)
 
 
 def replay_bytes(config: Mapping[str, Any]) -> float:
@@ -47,7 +51,7 @@ def replay_bytes(config: Mapping[str, Any]) -> float:
     if "algorithm" not in config:
         return 0.0
     stored = min(config["algorithm"]["buffer_size"], config["train"]["env_steps"] / action_repeat(config))
-    size = int(config["env"]["kwargs"].get("size", 32 if config["env"]["id"].startswith("toy/") else 84))
+    size = image_size(config)
     return float(stored) * (3 * size * size * 1.02 + 100)
 
 
@@ -70,5 +74,7 @@ def workers_that_fit(cells: Sequence[Cell], cores: int, threads: int, free_memor
     :param free_memory: bytes
     :return: runs at a time, at least 1
     """
-    largest = max(forecast(cell).memory for cell in cells)
+    # cells that differ in their seeds need as much
+    kinds = {(cell.label, cell.task.label): cell for cell in cells}
+    largest = PROCESS_BYTES + max(replay_bytes(_config_of(cell)) for cell in kinds.values())
     return max(1, min(cores // threads, int(0.9 * free_memory // largest)))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,11 @@ class Job:
     process: subprocess.Popen[bytes] | None = None
     state: State = "waiting"
     error: str = ""
+
+    @cached_property
+    def total_steps(self) -> int:
+        """Agent steps of the whole run; its folder must be there."""
+        return int(self.folder.config()["run"]["steps"])
 
 
 @dataclass
@@ -251,7 +257,7 @@ def results(jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
                 "seed": job.cell.seed,
                 "state": job.state,
                 "steps": int(summary.get("steps", 0)),
-                "of": int(job.folder.config()["run"]["steps"]) if job.folder.config_file.exists() else None,
+                "of": job.total_steps if job.folder.config_file.exists() else None,
                 "return": summary.get("final_return", evaluations[-1] if evaluations else None),
                 "updates_per_second": summary.get("updates_per_second"),
                 "error": job.error,

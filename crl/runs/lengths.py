@@ -1,4 +1,4 @@
-"""Lengths of runs, without loading what runs need."""
+"""Lengths of runs and sizes of what they see, without loading what runs need."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def action_repeat(config: Mapping[str, Any]) -> int:
         return int(repeat)
     env_id = config["env"]["id"]
     return default_action_repeat(split_id(env_id)[0]) if env_id.startswith("dmc/") else 1
+
+
+def image_size(config: Mapping[str, Any]) -> int:
+    """Side of the images that the environment gives, in pixels: as told, else each kind's own."""
+    usual = 32 if config["env"]["id"].startswith("toy/") else 84
+    return int(config["env"]["kwargs"].get("size", usual))
