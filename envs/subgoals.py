@@ -3,12 +3,13 @@ How an environment says which of its sub-goals (achievements) were reached, and 
 
 An environment with sub-goals
 
-- has ``subgoal_names``, a tuple of strings, found by ``env.unwrapped.subgoal_names`` and ``vec_env.get_attr("subgoal_names")``;
+- has ``subgoal_names``, a tuple of strings, found by ``env.unwrapped.subgoal_names`` and
+  ``vec_env.get_attr("subgoal_names")``;
 - puts ``info["subgoals"]`` into every step's info: booleans ``(n_subgoals,)`` in the order of the names, True for those that
   were unlocked *in this very step and for the first time in this episode*.
 
-After the last step of an episode the info is still of that step, as everything in it: what was unlocked before in the episode is
-the reader's to remember, and to forget when the episode is over. A reset unlocks nothing.
+The info of an episode's last step is still of that step. What was unlocked before in the episode is the reader's to remember, and
+to forget when the episode is over. A reset unlocks nothing.
 """
 
 from __future__ import annotations
