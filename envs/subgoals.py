@@ -8,8 +8,8 @@ An environment with sub-goals
 - puts ``info["subgoals"]`` into every step's info: booleans ``(n_subgoals,)`` in the order of the names, True for those that
   were unlocked *in this very step and for the first time in this episode*.
 
-The info of an episode's last step is still of that step. What was unlocked before in the episode is the reader's to remember, and
-to forget when the episode is over. A reset unlocks nothing.
+The info of an episode's last step is still of that step. What was unlocked before in the episode is the reader's to remember,
+and to forget when the episode is over. A reset unlocks nothing.
 """
 
 from __future__ import annotations
