@@ -9,7 +9,7 @@ at feature maps, use the two halves; everybody else just calls the encoder.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +24,16 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from torch import nn
 
 from crl.compute import autocast, resolve_precision
-from crl.networks import HeadStack, impala_body, initialize, nature_body, pixel_body, rainbow_body
+from crl.networks import (
+    HeadStack,
+    impala_body,
+    initialize,
+    nature_body,
+    pixel_body,
+    pre_norm_dense,
+    pre_norm_impala_body,
+    rainbow_body,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -329,6 +338,60 @@ class ImpalaEncoder(BodyHeadEncoder):
         if width <= 0:
             raise ValueError(f"ImpalaEncoder(width={width}): must be positive")
         super().__init__(observation_space, lambda channels: impala_body(channels, width), features_dim, head=head, **kwargs)
+
+
+class PreNormImpalaEncoder(BodyHeadEncoder):
+    """
+    The encoder of Achievement Distillation and its PPO (Moon et al. 2023, arXiv:2307.03486): IMPALA's residual body, wider
+    and with normalised inputs, and two dense layers. Its features end in ReLU, so none is negative.
+
+    :param observation_space: channels-first image space
+    :param features_dim: 1024 as published
+    :param filters: of the three stacks
+    :param hidden_dim: width of the dense layer between body and features
+    :param kwargs: ``crop``, ``precision`` and ``normalized_image`` of :class:`BodyHeadEncoder`; the weights' initialisation is
+        part of the architecture, policies of on-policy agents need ``ortho_init=False``
+    :raises ValueError: for a width below 1
+    """
+
+    default_init = "default"
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        features_dim: int = 1024,
+        *,
+        filters: Sequence[int] = (64, 128, 128),
+        hidden_dim: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        if hidden_dim < 1:
+            raise ValueError(f"PreNormImpalaEncoder(hidden_dim={hidden_dim}): at least 1")
+        refused = sorted(set(kwargs) - {"crop", "precision", "normalized_image"})
+        if refused:
+            raise ValueError(
+                f"PreNormImpalaEncoder({refused[0]}=...): its head and initialisation are fixed; it takes features_dim, "
+                "filters, hidden_dim, crop, precision and normalized_image"
+            )
+        super().__init__(
+            observation_space,
+            lambda channels: pre_norm_impala_body(channels, filters),
+            features_dim,
+            head="flatten",
+            **kwargs,
+        )
+        self.hidden_dim = hidden_dim
+        self._n_flatten = self._features_dim
+        self._features_dim = features_dim
+        self._head = self._new_head()
+
+    def _new_head(self) -> HeadStack:
+        first = pre_norm_dense(self._n_flatten, self.hidden_dim, norm=1.4)
+        return HeadStack(nn.Flatten(), *first, *pre_norm_dense(self.hidden_dim, self.features_dim))
+
+    def make_head(self) -> EncoderHead:
+        """A new, freshly initialised head for the same body."""
+        return EncoderHead(self._new_head().to(next(self.parameters()).device), self.features_dim)
 
 
 class ModelEncoder(nn.Module):

@@ -9,8 +9,11 @@ from crl.networks.flops import ConvolutionCounter
 from crl.networks.head_stack import HeadStack
 from crl.networks.init import delta_orthogonal_, initialize
 from crl.networks.linear import FastLinear, speed_up_linear
+from crl.networks.pre_norm import conv_relu, pre_norm_conv, pre_norm_dense, scale_rows_
+from crl.networks.pre_norm_impala import pre_norm_impala_body
 from crl.networks.projector import check_widths, projection
 from crl.networks.transition import ConvTransition, VectorTransition, rescale
+from crl.networks.value_normalizer import ValueNormalizer
 
 __all__ = [
     "ActionVectors",
@@ -20,8 +23,10 @@ __all__ = [
     "FastLinear",
     "FusedAdam",
     "HeadStack",
+    "ValueNormalizer",
     "VectorTransition",
     "check_widths",
+    "conv_relu",
     "delta_orthogonal_",
     "ema_copy",
     "ema_update",
@@ -30,9 +35,13 @@ __all__ = [
     "initialize",
     "nature_body",
     "pixel_body",
+    "pre_norm_conv",
+    "pre_norm_dense",
+    "pre_norm_impala_body",
     "projection",
     "rainbow_body",
     "rescale",
     "run_conv_layers",
+    "scale_rows_",
     "speed_up_linear",
 ]
