@@ -60,6 +60,13 @@ class TrainFields:
     threads: int | None = setting(None, "of torch; none: torch's choice", low=1)
     eval_every: int = setting(10_000, "environment steps between two evaluations", low=1)
     eval_episodes: int = setting(10, "episodes of one evaluation", low=1)
+    final_episodes: int | None = setting(None, "episodes of the evaluation at the end; none: eval_episodes", low=1)
+    eval_envs: int = setting(1, "parallel environments of an evaluation, each with a fixed share of its episodes", low=1)
+
+
+#: fields that earlier configurations lack, and the values that say what those runs did. At these values they are no part of
+#: a configuration's hash, so that what was measured before still counts as measured.
+ADDED_FIELDS: dict[str, Any] = {"train.final_episodes": None, "train.eval_envs": 1}
 
 
 def check_images(env: EnvFields, policy: EncoderFields, replay: ReplayFields) -> None:

@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from crl.agents.config import ADDED_FIELDS
 from crl.agents.drqv2_family import DRQV2
 from crl.agents.env_defaults import matches
 from crl.agents.family import Family
 from crl.agents.fields import ConfigError, FieldValueError, field_paths, set_field
 from crl.agents.function_family import FUNCTION, is_function
+from crl.agents.ppo_family import PPO
 from crl.agents.sac_family import SAC
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "drqv2": Recipe("DrQ-v2: deterministic actor, n-step returns, random shifts; smaller buffer", DRQV2, column="cpu"),
     "drqv2-paper": Recipe("DrQ-v2 as published: a million transitions, float32", DRQV2, column="paper"),
+    "ppo-crafter": Recipe("PPO as achievement distillation's authors run it on Crafter; needs a GPU", PPO, column="paper"),
+    "ppo-crafter-small": Recipe("ppo-crafter with IMPALA's narrower encoder, for CPUs", PPO, column="cpu"),
 }
 
 
@@ -170,7 +174,7 @@ def parse(config: Mapping[str, Any]) -> Any:
         raise ConfigError("the configuration lacks agent")
     family = family_of(str(config["agent"]))
     parsed = family.config()
-    flat = flatten(config)
+    flat = {**ADDED_FIELDS, **flatten(config)}
     missing = [path for path in field_paths(family.config) if path not in ("env.kwargs", "kwargs") and path not in flat]
     if missing:
         raise ConfigError(f"the configuration lacks {', '.join(missing)}")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from crl.agents.config import ADDED_FIELDS
 from crl.agents.recipes import flatten, resolve
 from crl.benchmark.plan import Planned, read_plan
 from crl.runs.folder import RunFolder, RunFolderError, Table
@@ -19,7 +20,7 @@ from crl.runs.folder import RunFolder, RunFolderError, Table
 #: folders deeper than these are not looked into
 _DEPTH = 6
 #: fields that say how long and on what, not which agent: they are taken as they are when a recipe is looked up again
-_PROTOCOL = ("train.env_steps", "train.eval_every", "train.eval_episodes", "train.threads")
+_PROTOCOL = ("train.env_steps", "train.eval_every", "train.eval_episodes", "train.threads", *ADDED_FIELDS)
 
 
 class ResultsError(ValueError):
@@ -116,8 +117,15 @@ class Run:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits of a resolved configuration; its part ``run`` is left out."""
-    recipe = {key: value for key, value in config.items() if key != "run"}
+    """
+    Twelve hexadecimal digits of a resolved configuration; its part ``run`` is left out, and so are fields that were added later
+    (:data:`crl.agents.config.ADDED_FIELDS`) as long as they change nothing.
+    """
+    recipe: dict[str, Any] = {key: value for key, value in config.items() if key != "run"}
+    for path, before in ADDED_FIELDS.items():
+        group, _, name = path.partition(".")
+        if name in recipe.get(group, {}) and recipe[group][name] == before:
+            recipe[group] = {key: value for key, value in recipe[group].items() if key != name}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -239,7 +247,7 @@ def recipe_differences(config: Mapping[str, Any], overrides: Mapping[str, Any]) 
         current = flatten(resolve(str(config["agent"]), str(config["env"]["id"]), overrides))
     except ValueError:
         return None
-    there = flatten({key: value for key, value in config.items() if key != "run"})
+    there = {**ADDED_FIELDS, **flatten({key: value for key, value in config.items() if key != "run"})}
     absent = "absent"
     return [
         f"{path}: {there.get(path, absent)} ({current.get(path, absent)})"

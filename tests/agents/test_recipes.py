@@ -263,6 +263,12 @@ def test_discrete_actions_are_refused():
             resolve(agent, "toy/reach-discrete")
 
 
+def test_a_configuration_from_before_a_field_was_added():
+    config = resolve("sac", "toy/reach")
+    del config["train"]["final_episodes"], config["train"]["eval_envs"]
+    assert parse(config).train == parse(resolve("sac", "toy/reach")).train
+
+
 def test_a_damaged_configuration_is_refused():
     config = resolve("sac", "toy/reach")
     del config["algorithm"]["tau"]

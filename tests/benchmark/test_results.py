@@ -65,6 +65,10 @@ def test_hash_is_of_the_recipe_alone(tmp_path):
     assert first.config_hash == second.config_hash != variant.config_hash
     without = {key: value for key, value in first.config.items() if key != "run"}
     assert config_hash(without) == first.config_hash
+    # fields that came later count once they change something
+    earlier = {**without, "train": {k: v for k, v in without["train"].items() if k not in ("final_episodes", "eval_envs")}}
+    assert config_hash(earlier) == first.config_hash
+    assert config_hash({**without, "train": {**without["train"], "final_episodes": 100}}) != first.config_hash
     assert variant.label == "curl-sac+objective.weight=0.5" and variant.differences == []
 
 
