@@ -1,0 +1,213 @@
+"""
+``lbf/<id>``: level-based foraging (Albrecht and Ramamoorthy 2013; lbforaging of Papoudakis et al. 2021) with a pool of
+partners.
+
+Players on a grid load food: a food is taken when the levels of the players that load it together reach its own, and each gets
+a share by its level; all food of an episode is worth 1. The ego gets its own share.
+
+What differs from the package, which is used for the rules alone:
+
+- the time limit is ``truncated``, not ``terminated``;
+- it renders without a display: a picture in numpy, with fixed ranges;
+- its grid observations, which gymnasium refuses, and its heuristics, which cannot be imported, are not used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from crl.envs.agent_pool import AgentPoolEnv, OracleObservation, Pool, check_pool_options
+from crl.envs.errors import check_positive
+from crl.envs.foraging_partners import FORAGERS, MATES, Foraging
+from crl.envs.wrappers import PixelStack
+
+_SIZES, _PLAYERS, _FOODS = range(5, 20), range(2, 10), range(1, 5)
+_ID = re.compile(r"(?:Foraging)?(-2s)?-?(\d+)x(\d+)-(\d+)p-(\d+)f(-coop)?(?:-v3)?", re.IGNORECASE)
+_N_ACTIONS = 6
+#: ids begin so
+PREFIX = "lbf/"
+#: ids for lists, and what they are
+EXAMPLES = {
+    "lbf/Foraging-8x8-2p-2f-v3": "level-based foraging with a scripted partner: 8x8, 2 foods",
+    "lbf/Foraging-8x8-2p-2f-coop-v3": "the same where all food takes both",
+    "lbf/<id>": "any Foraging[-2s]-<s>x<s>-<p>p-<f>f[-coop]-v3: field of 5 to 19, 2 to 9 players, 1 to 4 foods; 2s: short sight",
+}
+
+
+def task_ids() -> list[str]:
+    """All ids, ``lbf/Foraging[-2s]-<s>x<s>-<p>p-<f>f[-coop]-v3``."""
+    return [
+        f"lbf/Foraging{sight}-{s}x{s}-{p}p-{f}f{coop}-v3"
+        for s in _SIZES
+        for p in _PLAYERS
+        for f in _FOODS
+        for coop in ("", "-coop")
+        for sight in ("", "-2s")
+    ]
+
+
+def split_id(env_id: str) -> tuple[str, bool]:
+    """
+    :param env_id: ``lbf/<id>``, where ``Foraging-`` and ``-v3`` may be left out: ``lbf/8x8-2p-2f``
+    :return: lbforaging's id, and whether all food takes all players
+    :raises ValueError: when there is none
+    """
+    found = _ID.fullmatch(env_id.removeprefix("lbf/"))
+    if found is not None:
+        sight, s, width, p, f, coop = found.groups()
+        if s == width and int(s) in _SIZES and int(p) in _PLAYERS and int(f) in _FOODS:
+            return f"Foraging{'-2s' if sight else ''}-{s}x{s}-{p}p-{f}f{'-coop' if coop else ''}-v3", coop is not None
+    raise ValueError(
+        f"level-based foraging has no task {env_id!r}: lbf/Foraging[-2s]-<s>x<s>-<p>p-<f>f[-coop]-v3 with a field of s = "
+        f"{_SIZES[0]} to {_SIZES[-1]}, p = {_PLAYERS[0]} to {_PLAYERS[-1]} players and f = {_FOODS[0]} to {_FOODS[-1]} foods"
+    )
+
+
+def with_partners(
+    env_id: str,
+    *,
+    pool: str = "train",
+    partner: int | str | None = None,
+    oracle: bool = False,
+    pixels: bool = False,
+    size: int = 64,
+    n_stack: int = 1,
+) -> Callable[[], gym.Env[Any, Any]]:
+    """
+    :param env_id: ``lbf/<id>``
+    :param pool: scripts that are drawn: ``"train"``, ``"test"`` or ``"all"``
+    :param partner: id or name of the only one that is drawn
+    :param oracle: tell the ego the partner's id
+    :param pixels: observe pictures
+    :param size: side of the pictures, in pixels
+    :param n_stack: pictures in an observation
+    :return: makes the environment; lbforaging is loaded no sooner
+    :raises ValueError: when there is no such id
+    :raises EnvironmentOptionError: for a value out of range
+    """
+    name, coop = split_id(env_id)
+    scripts = MATES if coop else FORAGERS
+    check_pool_options(scripts, pool, partner, oracle=oracle, pixels=pixels)
+    check_positive(size=size, n_stack=n_stack)
+    return partial(_make, name, scripts, pool, partner, oracle, pixels, size, n_stack)
+
+
+def _make(
+    name: str,
+    scripts: Pool[Foraging],
+    pool: str,
+    partner: int | str | None,
+    oracle: bool,
+    pixels: bool,
+    size: int,
+    n_stack: int,
+) -> gym.Env[Any, Any]:
+    env: gym.Env[Any, Any] = LevelBasedForaging(name, scripts, pool, partner, size)
+    if pixels:
+        env = PixelStack(env, n_stack)
+    return OracleObservation(env) if oracle else env
+
+
+class LevelBasedForaging(AgentPoolEnv[Foraging]):
+    """
+    Observations: lbforaging's own vector, float32: row, column and level of each food (-1, -1, 0 when it is gone or out of
+    sight), of the ego, and of the others. Actions: none, north, south, west, east, load.
+
+    Pictures, ``(size, size, 3)`` uint8: the ego in red, others in green, food in blue, by their levels; with limited sight the
+    window around the ego, what is beyond the field in grey.
+
+    :param name: lbforaging's id
+    :param scripts: of the partners
+    :param pool: see :class:`AgentPoolEnv`
+    :param partner: see :class:`AgentPoolEnv`
+    :param size: side of the pictures, in pixels
+    :raises ImportError: without lbforaging; names the extra
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+
+    def __init__(
+        self,
+        name: str,
+        scripts: Pool[Foraging] = FORAGERS,
+        pool: str = "train",
+        partner: int | str | None = None,
+        size: int = 64,
+    ) -> None:
+        super().__init__(scripts, pool, partner)
+        self.render_mode = "rgb_array"
+        self.size = size
+        make = _package()
+        # its rules, without the wrappers of gymnasium.make: those object to a list of rewards, and take time
+        self._env = make(**{**gym.spec(name).kwargs, "grid_observation": False})
+        space = self._env.observation_space[0]
+        self.observation_space = spaces.Box(space.low, space.high, dtype=np.float32)
+        self.action_space = spaces.Discrete(_N_ACTIONS)
+        self.n_partners = len(self._env.players) - 1
+        self.n_partner_actions = _N_ACTIONS
+        self.partner_observation_size = space.shape[0]
+        things = [f"food{i}" for i in range(self._env.max_num_food)] + ["ego"]
+        things += [f"partner{i}" for i in range(self.n_partners)]
+        self.columns = tuple(f"{thing}_{what}" for thing in things for what in ("row", "column", "level"))
+        side = self._env.rows
+        self._window = min(self._env.sight, side)
+        self._shown = 2 * self._window + 1 if self._window < side else side
+        self._pixel = (np.arange(size) * self._shown) // size
+        self._highest_food, self._highest_level = float(space.high[2]), float(max(self._env.max_player_level))
+
+    def _begin_world(self, seed: int) -> np.ndarray:
+        observations, _ = self._env.reset(seed=seed)
+        self._seen = observations
+        return observations[0].copy()
+
+    def _step_world(self, own: int, actions: Sequence[int]) -> tuple[np.ndarray, float, bool, bool]:
+        self._seen, rewards, over, _, _ = self._env.step([own, *actions])
+        # it says of the time limit, too, that the game is over
+        terminated = bool(over) and not self._env.field.any()
+        return self._seen[0].copy(), float(rewards[0]), terminated, bool(over) and not terminated
+
+    def _world(self) -> Foraging:
+        field = self._env.field
+        rows, columns = np.nonzero(field)
+        foods = {(row, column): int(field[row, column]) for row, column in zip(rows.tolist(), columns.tolist(), strict=True)}
+        players = self._env.players
+        cells = [(int(player.position[0]), int(player.position[1])) for player in players]
+        return Foraging(foods, cells, [int(player.level) for player in players], field.shape)
+
+    def _partner_observations(self) -> np.ndarray:
+        return np.stack(self._seen[1:])
+
+    def render(self) -> np.ndarray:
+        """The field, or the part of it that the ego sees: ``(size, size, 3)`` uint8."""
+        env, reach = self._env, self._window
+        ego = env.players[0].position
+        # as much around the field as can come into sight
+        cells = np.full((env.rows + 2 * reach, env.cols + 2 * reach, 3), 64, dtype=np.uint8)
+        inside = cells[reach : reach + env.rows, reach : reach + env.cols]
+        inside[..., :2] = 0
+        inside[..., 2] = np.round(255.0 / self._highest_food * env.field)
+        for index, player in enumerate(env.players):
+            inside[player.position][min(index, 1)] = round(255.0 / self._highest_level * int(player.level))
+        if self._shown == env.rows:
+            shown = inside
+        else:
+            shown = cells[ego[0] : ego[0] + self._shown, ego[1] : ego[1] + self._shown]
+        return np.ascontiguousarray(shown[self._pixel][:, self._pixel])
+
+
+def _package() -> Any:
+    try:
+        import lbforaging  # noqa: F401 (registers the ids)
+        from lbforaging.foraging import ForagingEnv
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"level-based foraging needs the extra 'multiagent': pip install 'crl[multiagent]' ({error})"
+        ) from error
+    return ForagingEnv

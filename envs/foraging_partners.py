@@ -1,0 +1,229 @@
+"""
+Scripted partners for level-based foraging, which differ in nothing but behaviour.
+
+lbforaging's own heuristics cannot be imported (they want a package ``foraging`` that there is not), and on small fields they
+nearly coincide: all but one go to the nearest food in most states. These differ in which food they go to, along which way, and
+whether they load alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from crl.envs.agent_pool import Pool
+
+NONE, NORTH, SOUTH, WEST, EAST, LOAD = range(6)
+_MOVES = {NORTH: (-1, 0), SOUTH: (1, 0), WEST: (0, -1), EAST: (0, 1)}
+#: share of a goal-directed partner's actions that are random instead, so that no single action gives it away
+NOISE = 0.05
+#: share of its steps in which the idle partner rests
+IDLE = 0.9
+#: attempts after which the impatient partner leaves a food that it cannot load
+PATIENCE = 6
+
+Cell = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Foraging:
+    """
+    What scripts see: the whole field, whatever the players' sight.
+
+    :param foods: level by cell ``(row, column)``
+    :param players: cells; the ego first
+    :param levels: of the players
+    :param size: rows and columns
+    """
+
+    foods: dict[Cell, int]
+    players: Sequence[Cell]
+    levels: Sequence[int]
+    size: tuple[int, int]
+
+    def is_free(self, cell: Cell) -> bool:
+        """Within the field, without food or player."""
+        inside = 0 <= cell[0] < self.size[0] and 0 <= cell[1] < self.size[1]
+        return inside and cell not in self.foods and cell not in self.players
+
+    def moves(self, me: int) -> list[int]:
+        """Moves to free cells."""
+        row, column = self.players[me]
+        return [move for move, (dr, dc) in _MOVES.items() if self.is_free((row + dr, column + dc))]
+
+
+def distance(a: Cell, b: Cell) -> int:
+    """Steps between two cells of an empty field."""
+    return abs(a[0] - b[0]) + abs(a[1] - b[1])
+
+
+def approach(world: Foraging, me: int, target: Cell, rows_first: bool, rng: np.random.Generator) -> int:
+    """
+    One step towards a food: along one axis until its row (or column) is reached, then along the other; where the way is
+    blocked along the other at once, and where both are blocked at random.
+
+    :param world: before the step
+    :param me: index of the player
+    :param target: cell of the food; next to it, the move is to load
+    :param rows_first: which axis comes first
+    :param rng: for the random moves
+    :return: action
+    """
+    row, column = world.players[me]
+    down, right = target[0] - row, target[1] - column
+    if abs(down) + abs(right) == 1:
+        return LOAD
+    along_rows = [SOUTH if down > 0 else NORTH] if down else []
+    along_columns = [EAST if right > 0 else WEST] if right else []
+    free = world.moves(me)
+    for move in along_rows + along_columns if rows_first else along_columns + along_rows:
+        if move in free:
+            return move
+    return int(rng.choice(free)) if free else NONE
+
+
+# which food: a number for each, of which the smallest is chosen
+
+
+def near_self(world: Foraging, me: int, food: Cell) -> float:
+    """The nearest."""
+    return distance(world.players[me], food)
+
+
+def far_from_self(world: Foraging, me: int, food: Cell) -> float:
+    """The farthest."""
+    return -distance(world.players[me], food)
+
+
+def near_ego(world: Foraging, me: int, food: Cell) -> float:
+    """The one nearest to the ego."""
+    return distance(world.players[0], food)
+
+
+def far_from_ego(world: Foraging, me: int, food: Cell) -> float:
+    """The one farthest from the ego."""
+    return -distance(world.players[0], food)
+
+
+def to_the(dr: int, dc: int) -> Callable[[Foraging, int, Cell], float]:
+    """The outermost in a direction."""
+    return lambda world, me, food: -(dr * food[0] + dc * food[1])
+
+
+class Forager:
+    """
+    Goes to the food of its choice and loads.
+
+    :param choose: number of each food, of which the smallest is chosen (among equals the nearest)
+    :param rows_first: way of :func:`approach`
+    :param keeps: go to the food once chosen until it is gone, instead of choosing anew in each step
+    :param alone: consider only food that it can load by itself, and rest when there is none
+    :param waits: load only when the ego is next to the food
+    :param patience: attempts to load after which another food is chosen; None never gives up
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[Foraging, int, Cell], float],
+        rows_first: bool = True,
+        keeps: bool = True,
+        alone: bool = False,
+        waits: bool = False,
+        patience: int | None = None,
+    ) -> None:
+        self.choose = choose
+        self.rows_first = rows_first
+        self.keeps = keeps
+        self.alone = alone
+        self.waits = waits
+        self.patience = patience
+        #: by player
+        self._targets: dict[int, Cell] = {}
+        self._attempts: dict[int, int] = {}
+        self._left: dict[int, Cell] = {}
+
+    def __call__(self, world: Foraging, rng: np.random.Generator) -> list[int]:
+        """See :class:`crl.envs.agent_pool.Script`."""
+        return [self._act(world, me, rng) for me in range(1, len(world.players))]
+
+    def _act(self, world: Foraging, me: int, rng: np.random.Generator) -> int:
+        target = self._target(world, me)
+        if rng.random() < NOISE:
+            return int(rng.integers(6))
+        if target is None:
+            return NONE
+        action = approach(world, me, target, self.rows_first, rng)
+        if action != LOAD:
+            return action
+        if self.waits and distance(world.players[0], target) != 1:
+            return NONE
+        if self.patience is not None:
+            self._attempts[me] = self._attempts.get(me, 0) + 1
+            if self._attempts[me] >= self.patience:
+                self._left[me] = target
+                self._forget(me)
+        return LOAD
+
+    def _forget(self, me: int) -> None:
+        self._targets.pop(me, None)
+        self._attempts.pop(me, None)
+
+    def _target(self, world: Foraging, me: int) -> Cell | None:
+        if not self.keeps or self._targets.get(me) not in world.foods:
+            self._forget(me)
+            foods = [cell for cell, level in world.foods.items() if not self.alone or level <= world.levels[me]]
+            others = [cell for cell in foods if cell != self._left.get(me)]
+            if not foods:
+                return None
+            here = world.players[me]
+            self._targets[me] = min(others or foods, key=lambda cell: (self.choose(world, me, cell), distance(here, cell)))
+        return self._targets[me]
+
+
+class Drifter:
+    """
+    Does nothing in particular.
+
+    :param rests: share of the steps in which it rests; else its action is random
+    """
+
+    def __init__(self, rests: float) -> None:
+        self.rests = rests
+
+    def __call__(self, world: Foraging, rng: np.random.Generator) -> list[int]:
+        """See :class:`crl.envs.agent_pool.Script`."""
+        return [NONE if rng.random() < self.rests else int(rng.integers(6)) for _ in world.players[1:]]
+
+
+#: where players can load by themselves
+FORAGERS: Pool[Foraging] = Pool(
+    {
+        "nearest-by-rows": partial(Forager, near_self),
+        "nearest-by-columns": partial(Forager, near_self, rows_first=False),
+        "farthest": partial(Forager, far_from_self),
+        "follows-ego": partial(Forager, near_ego, keeps=False),
+        "idle": partial(Drifter, IDLE),
+        "random": partial(Drifter, 0.0),
+        "selfish": partial(Forager, near_self, alone=True),
+        "waits-for-ego": partial(Forager, near_self, waits=True),
+    },
+    test=("selfish", "waits-for-ego"),
+)
+
+#: where all food takes both: one that never comes would only make episodes that nobody can win
+MATES: Pool[Foraging] = Pool(
+    {
+        "nearest": partial(Forager, near_self),
+        "farthest": partial(Forager, far_from_self),
+        "follows-ego": partial(Forager, near_ego, keeps=False),
+        "far-from-ego": partial(Forager, far_from_ego),
+        "north-first": partial(Forager, to_the(-1, 0)),
+        "east-first": partial(Forager, to_the(0, 1), rows_first=False),
+        "south-first": partial(Forager, to_the(1, 0)),
+        "impatient": partial(Forager, near_self, patience=PATIENCE),
+    },
+    test=("south-first", "impatient"),
+)
