@@ -20,14 +20,22 @@ _CONV_LAYERS = (nn.Conv2d, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.T
 class AcceleratedSequential(nn.Sequential):
     """
     ``nn.Sequential`` that begins with convolutions: those run in ``precision`` with channels last, the rest, and what comes
-    out, in float32.
+    out, in float32. Its slices do likewise.
     """
 
     precision: str
 
+    def __getitem__(self, idx: Any) -> Any:
+        part = super().__getitem__(idx)
+        if isinstance(idx, slice):  # a new Sequential of this class
+            part.precision = self.precision
+        return part
+
     def forward(self, x: th.Tensor) -> th.Tensor:
         """As ``nn.Sequential``."""
         body = list(takewhile(_is_conv_layer, self))
+        if not body:  # the end of a slice
+            return super().forward(x)
         with autocast(self.precision, x.device):
             out = run_conv_layers(body, x.contiguous(memory_format=th.channels_last))
         out = out.to(th.float32, memory_format=th.contiguous_format)

@@ -29,6 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import speed_overhead  # noqa: F401  (adds its rows)
 from speed_rows import ROWS, Row
 
 #: what an issue, the README or a reader asks for: name, slower row, faster row
@@ -181,6 +182,10 @@ def show(rows: list[dict[str, Any]]) -> None:
     ]
     if lines:
         print("\n| ratio | times |\n|---|---|\n" + "\n".join(lines))
+    for row in rows:
+        if row.get("without") in found:
+            before = found[row["without"]]["seconds_per_update"]
+            print(f"{row['name']}: {row['seconds_per_update'] / before - 1:+.0%} of the time without it")
     best = found.get("conv-bf16")
     for row in rows:
         if "gflop" in row:

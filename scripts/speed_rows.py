@@ -253,13 +253,14 @@ def _(options: dict[str, Any]) -> Made:
     return learning(sac(options, PixelSACPolicy, accelerated=True), AuxiliaryLossCallback(CURL())), {}
 
 
-def dqn(options: dict[str, Any], accelerated: bool = False) -> Any:
+def dqn(options: dict[str, Any], accelerated: bool = False, **replay: Any) -> Any:
     """SB3's DQN on grey 4-stacks, batch 32."""
     from stable_baselines3 import DQN
 
     from crl import accelerate
 
-    model = DQN("CnnPolicy", noise_env(84, 6, 1, 4, discrete=True), buffer_size=HISTORY, learning_starts=10 * HISTORY)
+    env = noise_env(84, 6, 1, 4, discrete=True)
+    model = DQN("CnnPolicy", env, buffer_size=HISTORY, learning_starts=10 * HISTORY, **replay)
     if accelerated:
         accelerate(model)
     model.learn(HISTORY // 2)

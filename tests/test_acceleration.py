@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import crl
 from crl import PixelSACPolicy
 from crl.acceleration import AcceleratedSequential
+from crl.encoders import ModelEncoder
 
 from .fakes import FakeImages
 
@@ -78,6 +79,18 @@ def test_only_convolutions_run_in_bf16():
     assert not th.equal(outputs(model, images)[0], plain), "bf16 has 8 bits: something must differ"
     assert seen[0].dtype == th.float32 and seen[0].is_contiguous(), "what is flattened is float32 again"
     assert th.equal(seen[0], seen[0].bfloat16().float()), "and holds bf16's numbers"
+
+
+def test_slices_are_accelerated_too():
+    """ST-DIM takes SB3's NatureCNN apart to look at its feature map."""
+    model = make("dqn")
+    cnn, images = model.policy.q_net.features_extractor.cnn, th.rand(4, 9, 40, 40)
+    crl.accelerate(model, "bf16")
+    feature_map = cnn[:-1](images)
+    assert isinstance(cnn[:-1], AcceleratedSequential) and feature_map.dim() == 4
+    assert th.equal(cnn[-1:](feature_map), cnn(images)) and isinstance(cnn[-1], th.nn.Flatten)
+    encoder = ModelEncoder(model.policy.q_net.features_extractor, model.observation_space)
+    assert th.equal(encoder.feature_map(images.mul(255)), cnn[:-1](images.mul(255) / 255))
 
 
 def test_policies_without_images_are_refused():
