@@ -29,7 +29,7 @@ def from_minari(dataset_id: str, stack: int = 1, size: int | None = None, image_
     try:
         import minari
     except ImportError as error:
-        raise ImportError("Minari data sets need minari: pip install 'minari[hdf5]'") from error
+        raise ImportError("Minari data sets need minari: pip install 'crl[minari]'") from error
     try:
         dataset = minari.load_dataset(dataset_id)
     except (FileNotFoundError, ValueError) as error:

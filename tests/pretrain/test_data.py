@@ -178,7 +178,7 @@ def test_minari(monkeypatch):
 
 def test_without_minari(monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", None)
-    with pytest.raises(DataError, match="pip install 'minari"):
+    with pytest.raises(DataError, match=r"pip install 'crl\[minari\]'"):
         load_transitions("minari:pixels/test-v0")
 
 
@@ -186,15 +186,23 @@ def test_a_real_minari_data_set(tmp_path, monkeypatch):
     """Where minari is installed: collected, stored and read by itself."""
     module = pytest.importorskip("minari")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    from minari.data_collector import EpisodeBuffer
+
     from crl.envs.toy import ToyReach
 
-    env = module.DataCollector(ToyReach(), record_infos=False)
+    # Minari's own collector needs jax
+    env, episodes = ToyReach(), []
     for seed in range(2):
-        env.reset(seed=seed)
-        over = False
-        while not over:
-            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            over = terminated or truncated
-    env.create_dataset(dataset_id="toy/reach-v0")
+        item = EpisodeBuffer(id=seed, seed=seed, observations=[env.reset(seed=seed)[0]], actions=[], infos={})
+        while not any(item.terminations[-1:] + item.truncations[-1:]):
+            item.actions.append(env.action_space.sample())
+            obs, reward, terminated, truncated, _ = env.step(item.actions[-1])
+            item.observations.append(obs)
+            item.rewards.append(reward)
+            item.terminations.append(terminated)
+            item.truncations.append(truncated)
+        episodes.append(item)
+    spaces_of = dict(observation_space=env.observation_space, action_space=env.action_space)
+    module.create_dataset_from_buffers("toy/reach-v0", episodes, **spaces_of)
     buffer, space, _ = load_transitions("minari:toy/reach-v0")
     assert buffer.size() == 100 and space.shape == (9, 32, 32) and buffer.timeouts.sum() == 2
