@@ -31,13 +31,15 @@ from crl.envs.wrappers import PixelStack
 _SIZES, _PLAYERS, _FOODS = range(5, 20), range(2, 10), range(1, 5)
 _ID = re.compile(r"(?:Foraging)?(-2s)?-?(\d+)x(\d+)-(\d+)p-(\d+)f(-coop)?(?:-v3)?", re.IGNORECASE)
 _N_ACTIONS = 6
+#: steps of an episode, lbforaging's own
+LENGTH = 50
 #: ids begin so
 PREFIX = "lbf/"
 #: ids for lists, and what they are
 EXAMPLES = {
     "lbf/Foraging-8x8-2p-2f-v3": "level-based foraging with a scripted partner: 8x8, 2 foods",
     "lbf/Foraging-8x8-2p-2f-coop-v3": "the same where all food takes both",
-    "lbf/<id>": "any Foraging[-2s]-<s>x<s>-<p>p-<f>f[-coop]-v3: field of 5 to 19, 2 to 9 players, 1 to 4 foods; 2s: short sight",
+    "lbf/<id>": "any Foraging[-2s]-<s>x<s>-<p>p-<f>f[-coop]-v3: 5 to 19 cells, 2 to 9 players, 1 to 4 foods; 2s: short sight",
 }
 
 
@@ -76,6 +78,8 @@ def with_partners(
     pool: str = "train",
     partner: int | str | None = None,
     oracle: bool = False,
+    relative: bool = True,
+    time_limit: int = LENGTH,
     pixels: bool = False,
     size: int = 64,
     n_stack: int = 1,
@@ -85,6 +89,8 @@ def with_partners(
     :param pool: scripts that are drawn: ``"train"``, ``"test"`` or ``"all"``
     :param partner: id or name of the only one that is drawn
     :param oracle: tell the ego the partner's id
+    :param relative: see :class:`LevelBasedForaging`
+    :param time_limit: steps of an episode
     :param pixels: observe pictures
     :param size: side of the pictures, in pixels
     :param n_stack: pictures in an observation
@@ -94,22 +100,14 @@ def with_partners(
     """
     name, coop = split_id(env_id)
     scripts = MATES if coop else FORAGERS
-    check_pool_options(scripts, pool, partner, oracle=oracle, pixels=pixels)
-    check_positive(size=size, n_stack=n_stack)
-    return partial(_make, name, scripts, pool, partner, oracle, pixels, size, n_stack)
+    check_pool_options(scripts, pool, partner, oracle=oracle, pixels=pixels, relative=relative)
+    check_positive(size=size, n_stack=n_stack, time_limit=time_limit)
+    make = partial(LevelBasedForaging, name, scripts, pool, partner, relative, time_limit, size)
+    return partial(_make, make, oracle, pixels, n_stack)
 
 
-def _make(
-    name: str,
-    scripts: Pool[Foraging],
-    pool: str,
-    partner: int | str | None,
-    oracle: bool,
-    pixels: bool,
-    size: int,
-    n_stack: int,
-) -> gym.Env[Any, Any]:
-    env: gym.Env[Any, Any] = LevelBasedForaging(name, scripts, pool, partner, size)
+def _make(make: Callable[[], LevelBasedForaging], oracle: bool, pixels: bool, n_stack: int) -> gym.Env[Any, Any]:
+    env: gym.Env[Any, Any] = make()
     if pixels:
         env = PixelStack(env, n_stack)
     return OracleObservation(env) if oracle else env
@@ -117,8 +115,10 @@ def _make(
 
 class LevelBasedForaging(AgentPoolEnv[Foraging]):
     """
-    Observations: lbforaging's own vector, float32: row, column and level of each food (-1, -1, 0 when it is gone or out of
-    sight), of the ego, and of the others. Actions: none, north, south, west, east, load.
+    Observations, float32: row, column and level of each food, of the ego, and of the others. ``relative``: food and others as
+    seen from the ego, (0, 0, 0) when they are gone or out of sight, all in -1 to 1 (places by the field's side, levels by the
+    highest there is). Else lbforaging's own vector: rows and columns counted from 0, (-1, -1, 0) for what is not there.
+    Actions: none, north, south, west, east, load.
 
     Pictures, ``(size, size, 3)`` uint8: the ego in red, others in green, food in blue, by their levels; with limited sight the
     window around the ego, what is beyond the field in grey.
@@ -127,6 +127,8 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
     :param scripts: of the partners
     :param pool: see :class:`AgentPoolEnv`
     :param partner: see :class:`AgentPoolEnv`
+    :param relative: see above
+    :param time_limit: steps of an episode
     :param size: side of the pictures, in pixels
     :raises ImportError: without lbforaging; names the extra
     """
@@ -139,6 +141,8 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         scripts: Pool[Foraging] = FORAGERS,
         pool: str = "train",
         partner: int | str | None = None,
+        relative: bool = True,
+        time_limit: int = LENGTH,
         size: int = 64,
     ) -> None:
         super().__init__(scripts, pool, partner)
@@ -146,9 +150,12 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         self.size = size
         make = _package()
         # its rules, without the wrappers of gymnasium.make: those object to a list of rewards, and take time
-        self._env = make(**{**gym.spec(name).kwargs, "grid_observation": False})
+        self._env = make(**{**gym.spec(name).kwargs, "grid_observation": False, "max_episode_steps": time_limit})
         space = self._env.observation_space[0]
-        self.observation_space = spaces.Box(space.low, space.high, dtype=np.float32)
+        self._relative = relative
+        self._scale = space.high + np.tile(np.array([1.0, 1.0, 0.0], dtype=np.float32), space.shape[0] // 3)
+        low, high = (-np.ones_like(space.low), np.ones_like(space.high)) if relative else (space.low, space.high)
+        self.observation_space = spaces.Box(low, high, dtype=np.float32)
         self.action_space = spaces.Discrete(_N_ACTIONS)
         self.n_partners = len(self._env.players) - 1
         self.n_partner_actions = _N_ACTIONS
@@ -165,13 +172,25 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
     def _begin_world(self, seed: int) -> np.ndarray:
         observations, _ = self._env.reset(seed=seed)
         self._seen = observations
-        return observations[0].copy()
+        return self._observe(observations[0])
+
+    def _observe(self, seen: np.ndarray) -> np.ndarray:
+        if not self._relative:
+            return seen.copy()
+        things = seen.reshape(-1, 3).copy()
+        ego = self._env.max_num_food
+        missing = things[:, 2] == 0.0
+        row, column, _ = things[ego].tolist()
+        things[:ego, :2] -= (row, column)
+        things[ego + 1 :, :2] -= (row, column)
+        things[missing] = 0.0
+        return things.ravel() / self._scale
 
     def _step_world(self, own: int, actions: Sequence[int]) -> tuple[np.ndarray, float, bool, bool]:
         self._seen, rewards, over, _, _ = self._env.step([own, *actions])
         # it says of the time limit, too, that the game is over
         terminated = bool(over) and not self._env.field.any()
-        return self._seen[0].copy(), float(rewards[0]), terminated, bool(over) and not terminated
+        return self._observe(self._seen[0]), float(rewards[0]), terminated, bool(over) and not terminated
 
     def _world(self) -> Foraging:
         field = self._env.field
@@ -182,7 +201,7 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         return Foraging(foods, cells, [int(player.level) for player in players], field.shape)
 
     def _partner_observations(self) -> np.ndarray:
-        return np.stack(self._seen[1:])
+        return np.stack([self._observe(seen) for seen in self._seen[1:]])
 
     def render(self) -> np.ndarray:
         """The field, or the part of it that the ego sees: ``(size, size, 3)`` uint8."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -44,15 +44,43 @@ class Foraging:
     levels: Sequence[int]
     size: tuple[int, int]
 
-    def is_free(self, cell: Cell) -> bool:
-        """Within the field, without food or player."""
-        inside = 0 <= cell[0] < self.size[0] and 0 <= cell[1] < self.size[1]
-        return inside and cell not in self.foods and cell not in self.players
+    @cached_property
+    def _free(self) -> int:
+        """Cells within the field without food or player, a bit each (see :meth:`_bit`)."""
+        rows, columns = self.size
+        free = sum(((1 << columns) - 1) << self._bit((row, 0)) for row in range(rows))
+        for cell in (*self.foods, *self.players):
+            free &= ~(1 << self._bit(cell))
+        return free
+
+    def _bit(self, cell: Cell) -> int:
+        """A border of one cell keeps moves from leaving at one side and coming in at the other."""
+        return (cell[0] + 1) * (self.size[1] + 2) + cell[1] + 1
 
     def moves(self, me: int) -> list[int]:
         """Moves to free cells."""
         row, column = self.players[me]
-        return [move for move, (dr, dc) in _MOVES.items() if self.is_free((row + dr, column + dc))]
+        return [move for move, (dr, dc) in _MOVES.items() if self._free >> self._bit((row + dr, column + dc)) & 1]
+
+    def shortest(self, me: int, target: Cell) -> list[int]:
+        """
+        :param me: index of a player that is not next to the target
+        :param target: cell of a food
+        :return: the moves with which a shortest way around food and players to a free cell next to the target begins; none
+            when there is no way
+        """
+        width, free = self.size[1] + 2, self._free
+        row, column = self.players[me]
+        beside = {move: 1 << self._bit((row + dr, column + dc)) for move, (dr, dc) in _MOVES.items()}
+        around = free & sum(beside.values())
+        # a flood from the target, all cells of a wave at once
+        wave = seen = 1 << self._bit(target)
+        while wave:
+            wave = (wave << 1 | wave >> 1 | wave << width | wave >> width) & free & ~seen
+            if wave & around:
+                return [move for move, bit in beside.items() if wave & bit]
+            seen |= wave
+        return []
 
 
 def distance(a: Cell, b: Cell) -> int:
@@ -62,27 +90,22 @@ def distance(a: Cell, b: Cell) -> int:
 
 def approach(world: Foraging, me: int, target: Cell, rows_first: bool, rng: np.random.Generator) -> int:
     """
-    One step towards a food: along one axis until its row (or column) is reached, then along the other; where the way is
-    blocked along the other at once, and where both are blocked at random.
+    One step of a shortest way to a food.
 
     :param world: before the step
     :param me: index of the player
-    :param target: cell of the food; next to it, the move is to load
-    :param rows_first: which axis comes first
-    :param rng: for the random moves
+    :param target: cell of the food; next to it, the action is to load
+    :param rows_first: of several shortest ways the one that goes along its column to the right row first; else the other
+    :param rng: for a random move where there is no way
     :return: action
     """
-    row, column = world.players[me]
-    down, right = target[0] - row, target[1] - column
-    if abs(down) + abs(right) == 1:
+    if distance(world.players[me], target) == 1:
         return LOAD
-    along_rows = [SOUTH if down > 0 else NORTH] if down else []
-    along_columns = [EAST if right > 0 else WEST] if right else []
-    free = world.moves(me)
-    for move in along_rows + along_columns if rows_first else along_columns + along_rows:
-        if move in free:
-            return move
-    return int(rng.choice(free)) if free else NONE
+    shortest = world.shortest(me, target)
+    if not shortest:
+        free = world.moves(me)
+        return int(rng.choice(free)) if free else NONE
+    return min(shortest, key=lambda move: (move in (NORTH, SOUTH)) != rows_first)
 
 
 # which food: a number for each, of which the smallest is chosen
@@ -213,17 +236,19 @@ FORAGERS: Pool[Foraging] = Pool(
     test=("selfish", "waits-for-ego"),
 )
 
-#: where all food takes both: one that never comes would only make episodes that nobody can win
+#: where all food takes both: one that never comes would only make episodes that nobody can win, so these differ in where they
+#: go. To whom the partner's next food is no news it costs fewer steps to be there, and on large fields steps are scarce
 MATES: Pool[Foraging] = Pool(
     {
         "nearest": partial(Forager, near_self),
         "farthest": partial(Forager, far_from_self),
-        "follows-ego": partial(Forager, near_ego, keeps=False),
         "far-from-ego": partial(Forager, far_from_ego),
         "north-first": partial(Forager, to_the(-1, 0)),
-        "east-first": partial(Forager, to_the(0, 1), rows_first=False),
         "south-first": partial(Forager, to_the(1, 0)),
+        "west-first": partial(Forager, to_the(0, -1), rows_first=False),
+        "east-first": partial(Forager, to_the(0, 1), rows_first=False),
+        "follows-ego": partial(Forager, near_ego, keeps=False),
         "impatient": partial(Forager, near_self, patience=PATIENCE),
     },
-    test=("south-first", "impatient"),
+    test=("follows-ego", "impatient"),
 )
