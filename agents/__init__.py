@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crl.agents.drqv2 import DrQv2
+    from crl.agents.pixel_ppo import PixelPPO
     from crl.agents.pixel_sac import PixelSAC
     from crl.agents.rainbow import Rainbow
     from crl.agents.recipes import build, list_recipes, resolve
 
 _WHERE = {
     "DrQv2": "crl.agents.drqv2",
+    "PixelPPO": "crl.agents.pixel_ppo",
     "PixelSAC": "crl.agents.pixel_sac",
     "Rainbow": "crl.agents.rainbow",
     "build": "crl.agents.recipes",
@@ -25,7 +27,7 @@ _WHERE = {
     "resolve": "crl.agents.recipes",
 }
 
-__all__ = ["DrQv2", "PixelSAC", "Rainbow", "build", "list_recipes", "resolve"]
+__all__ = ["DrQv2", "PixelPPO", "PixelSAC", "Rainbow", "build", "list_recipes", "resolve"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,9 @@
 """
 Environments by name: ``make_env`` and ``make_vec_env``.
 
-Ids: ``toy/reach``, ``toy/reach-discrete``, ``dmc/<domain>-<task>``, ``gym/<gymnasium id>`` (any environment that renders, seen
-from pixels), and the plain id of any environment with image observations that is registered with gymnasium.
+Ids: ``toy/reach``, ``toy/reach-discrete``, ``toy/chain``, ``crafter/reward``, ``crafter/noreward``,
+``dmc/<domain>-<task>``, ``atari/<Game>``, ``gym/<gymnasium id>`` (any environment that renders, seen from pixels), and the
+plain id of any environment with image observations that is registered with gymnasium.
 
 The toys are registered with gymnasium, too: ``gymnasium.make("crl.envs:crl/toy-reach-v0")``.
 """
@@ -25,3 +26,5 @@ __all__ = [
 for _name, _discrete in (("crl/toy-reach-v0", False), ("crl/toy-reach-discrete-v0", True)):
     if _name not in gymnasium.registry:  # a module that is reloaded registers once
         gymnasium.register(_name, entry_point="crl.envs.toy:ToyReach", kwargs={"discrete": _discrete})
+if "crl/toy-chain-v0" not in gymnasium.registry:
+    gymnasium.register("crl/toy-chain-v0", entry_point="crl.envs.toy_chain:ToyChain")
