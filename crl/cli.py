@@ -1,5 +1,5 @@
 """
-The command line: ``crl train | resume | eval | probe | pretrain | list | doctor``.
+The command line: ``crl train | resume | eval | bench | tune | report | probe | pretrain | list | doctor``.
 
 Nothing heavy is imported before the arguments are known to be right: a wrong name answers at once, and ``--help`` too.
 """
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from crl.runs.settings import settings
 from crl.runs.stop import STOPPED, StopRequest
 
 
@@ -43,7 +44,7 @@ class Train:
     checkpoint_every: int = 2500
     """agent steps between checkpoints"""
     set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="FIELD=VALUE")] = field(default_factory=list)
-    """change a field of the recipe, for example --set objective.weight=0.5"""
+    """change a field of the recipe, for example --set objective.weight=0.5; or a .yaml file of such, as crl tune writes"""
 
 
 @dataclass
@@ -140,10 +141,10 @@ class Bench:
 
     suite: tyro.conf.Positional[str]
     """name of a suite (crl list shows them), or a YAML file"""
-    agents: str
-    """recipes, separated by commas"""
-    seeds: str = "5"
-    """5 for 1 to 5, or 2-4, or 1,7,9"""
+    agents: str = ""
+    """recipes, separated by commas; default: those that the suite names"""
+    seeds: str | None = None
+    """5 for 1 to 5, or 2-4, or 1,7,9; default: those that the suite names for an agent, else 5"""
     out: Path | None = None
     """folder of the benchmark; default: runs/<suite>. A file called pause in it makes the runs wait"""
     set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="FIELD=VALUE")] = field(default_factory=list)
@@ -153,11 +154,47 @@ class Bench:
     dry_run: bool = False
     """show the grid, and the time, memory and disk that it takes"""
     workers: int | None = None
-    """runs at a time; default: as many as fit"""
+    """runs at a time; default: as many as fit, or as the cluster has room for"""
     threads: int = 1
     """of each run"""
     checkpoint_every: int = 2500
     """agent steps between checkpoints"""
+    executor: str = "local"
+    """local; ray (the cluster of RAY_ADDRESS or of `ray start`); slurm. Clusters need --out on a shared file system"""
+    gpus_per_run: float = 0.0
+    """GPUs that a cluster reserves for each run; on ray 0.25 lets four share one"""
+    slurm: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="KEY=VALUE")] = field(default_factory=list)
+    """of submitit's executor, for example --slurm slurm_partition=gpu --slurm timeout_min=600"""
+    probe: bool = False
+    """let `crl probe` follow each finished run"""
+
+
+@dataclass
+class Tune:
+    """Search over fields of a recipe (Optuna), on tuning seeds, which are never reported; can be killed and started again."""
+
+    agent: tyro.conf.Positional[str]
+    """recipe, for example curl-sac"""
+    env: tyro.conf.Positional[str]
+    """environment, for example dmc/cartpole-swingup"""
+    trials: int = 30
+    """settings to try, all in all"""
+    search: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="FIELD=RANGE")] = field(default_factory=list)
+    """field and where to look: objective.temperature=0.05..1.0:log, algorithm.batch_size=64..256:step=32, policy.layers=2,4"""
+    set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="FIELD=VALUE")] = field(default_factory=list)
+    """fields that all trials share, for example --set train.env_steps=20000"""
+    seeds: str = "101-103"
+    """of each trial, from 101 to 200"""
+    out: Path | None = None
+    """folder of the search; default: runs/tune/<agent>/<env>"""
+    workers: int = 1
+    """runs of a trial at a time"""
+    threads: int = 1
+    """of each run"""
+    checkpoint_every: int = 2500
+    """agent steps between checkpoints"""
+    prune: bool = True
+    """end trials early that are below the median of earlier ones"""
 
 
 @dataclass
@@ -180,6 +217,8 @@ class Report:
     """HTML file to write; default: report.html in the first folder"""
     suite: str | None = None
     """suite, or a .yaml file of one, that says how returns become scores; default: as planned by crl bench, else crl's own"""
+    title: str | None = None
+    """of the page, and of the figure where all runs are on one task; default: names the suite"""
 
 
 _COMMANDS = (
@@ -187,6 +226,7 @@ _COMMANDS = (
     | Annotated[Resume, tyro.conf.subcommand("resume", prefix_name=False)]
     | Annotated[Eval, tyro.conf.subcommand("eval", prefix_name=False)]
     | Annotated[Bench, tyro.conf.subcommand("bench", prefix_name=False)]
+    | Annotated[Tune, tyro.conf.subcommand("tune", prefix_name=False)]
     | Annotated[Report, tyro.conf.subcommand("report", prefix_name=False)]
     | Annotated[Probe, tyro.conf.subcommand("probe", prefix_name=False)]
     | Annotated[Pretrain, tyro.conf.subcommand("pretrain", prefix_name=False)]
@@ -210,6 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Resume: _resume,
         Eval: _eval,
         Bench: _bench,
+        Tune: _tune,
         Report: _report,
         Probe: _probe,
         Pretrain: _pretrain,
@@ -236,18 +277,8 @@ def _is_ours(error: ValueError) -> bool:
     return type(error).__module__.startswith("crl.")
 
 
-def _settings(items: list[str], example: str) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for item in items:
-        name, separator, value = item.partition("=")
-        if not separator or not name:
-            raise UsageError(f"--set {item!r}: write field=value, for example --set {example}")
-        settings[name] = value
-    return settings
-
-
 def _overrides(command: Train) -> dict[str, Any]:
-    overrides = _settings(command.set, "objective.weight=0.5")
+    overrides = settings(command.set)
     named = {"train.env_steps": command.env_steps, "train.threads": command.threads, "policy.precision": command.precision}
     return {**overrides, **{path: value for path, value in named.items() if value is not None}}
 
@@ -399,18 +430,15 @@ def _eval(command: Eval) -> int:
 def _bench(command: Bench) -> int:
     from crl.benchmark.command import bench
 
-    return bench(
-        command.suite,
-        command.agents,
-        command.seeds,
-        command.out,
-        command.set,
-        command.tuning,
-        command.dry_run,
-        command.workers,
-        command.threads,
-        command.checkpoint_every,
-    )
+    options = {name: value for name, value in vars(command).items() if name != "set"}
+    return bench(items=command.set, **options)
+
+
+def _tune(command: Tune) -> int:
+    from crl.benchmark.tune import tune
+
+    options = {name: value for name, value in vars(command).items() if name != "set"}
+    return tune(fixed=settings(command.set, "train.env_steps=20000"), **options)
 
 
 def _probe(command: Probe) -> int:
@@ -474,7 +502,7 @@ def _pretrain(command: Pretrain) -> int:
         raise UsageError(f"--learning-rate {command.learning_rate}: more than 0")
     _check_seed(command.seed)
     _check_device(command.device)
-    settings = _settings(command.set, "objective.tau=0.01")
+    parts = settings(command.set, "objective.tau=0.01")
     if command.out is not None:
         _check_folder(command.out)
     with StopRequest() as stop:
@@ -484,7 +512,7 @@ def _pretrain(command: Pretrain) -> int:
         if stop.signal is not None:
             return _stopped_early(stop)
         options = {name: value for name, value in vars(command).items() if name not in ("set", "data")}
-        folder = new_pretraining(command.data, settings=settings, **options)
+        folder = new_pretraining(command.data, settings=parts, **options)
         return _supervise_pretraining(folder, stop)
 
 
@@ -509,7 +537,7 @@ def _supervise_pretraining(folder: Any, stop_request: StopRequest) -> int:
 def _report(command: Report) -> int:
     from crl.benchmark.report import report
 
-    print(report(command.folders, command.out, command.suite))
+    print(report(command.folders, command.out, command.suite, command.title))
     return 0
 
 
@@ -531,10 +559,12 @@ def _list(command: List) -> int:
         print(f"  {name:18} {text}")
     print("environments")
     dmc = [name for name in list_envs() if name.startswith("dmc/")]
+    games = [name for name in list_envs() if name.startswith("atari/")]
     for name, text in list_envs().items():
-        if name not in dmc:
+        if name not in (*dmc, *games):
             print(f"  {name:18} {text}")
     print(f"  {'dmc/<task>':18} DeepMind Control from pixels: {', '.join(name.removeprefix('dmc/') for name in dmc)}")
+    print(f"  {'atari/<Game>':18} Atari 2600, 100k protocol or v5: {', '.join(name.removeprefix('atari/') for name in games)}")
     print("objectives")
     for name, text in list_objectives().items():
         print(f"  {name:18} {text}")

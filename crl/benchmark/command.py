@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -14,17 +15,22 @@ from rich.live import Live
 from rich.table import Table
 
 from crl.benchmark.forecast import forecast, workers_that_fit
-from crl.benchmark.grid import make_grid, parse_seeds
+from crl.benchmark.grid import Cell, choose_agents, make_grid, parse_seeds
+from crl.benchmark.launch import Executor
 from crl.benchmark.plan import write_plan
 from crl.benchmark.runner import Bench, Job, results
 from crl.benchmark.suite import load_suite
 from crl.runs.stop import STOPPED
 
 
+class CommandError(ValueError):
+    """Options that do not go together; the message says which do."""
+
+
 def bench(
     suite: str,
-    agents: str,
-    seeds: str,
+    agents: str = "",
+    seeds: str | None = None,
     out: Path | None = None,
     items: Sequence[str] = (),
     tuning: bool = False,
@@ -32,43 +38,99 @@ def bench(
     workers: int | None = None,
     threads: int = 1,
     checkpoint_every: int = 2500,
+    executor: str = "local",
+    gpus_per_run: float = 0.0,
+    slurm: Sequence[str] = (),
+    probe: bool = False,
 ) -> int:
     """
     :param suite: name or YAML file
-    :param agents: recipes, separated by commas
-    :param seeds: see :func:`crl.benchmark.grid.parse_seeds`
+    :param agents: recipes, separated by commas; empty takes those that the suite names
+    :param seeds: see :func:`crl.benchmark.grid.parse_seeds`; None takes those that the suite names for an agent, else 1 to 5
     :param out: folder; None takes ``runs/<suite>``
     :param items: ``field=value``, or ``field=a,b`` for an ablation
     :param tuning: seeds are for choosing hyperparameters
     :param dry_run: say what would be run, and what it would take
-    :param workers: runs at a time; None takes as many as fit
+    :param workers: runs at a time; None takes as many as fit, or as the cluster has room for
     :param threads: of each run
     :param checkpoint_every: agent steps between checkpoints
+    :param executor: ``"local"``, ``"ray"`` or ``"slurm"``
+    :param gpus_per_run: GPUs, or the part of one, that a cluster reserves for each run
+    :param slurm: ``KEY=VALUE`` for submitit's executor
+    :param probe: let ``crl probe`` follow each finished run
     :return: exit code: 0 when every run has finished, 1 when one has failed, 130 when it was stopped
     :raises ValueError: for anything wrong, before anything is started
     """
     chosen = load_suite(suite)
-    cells = make_grid(chosen, [name for name in agents.split(",") if name], parse_seeds(seeds, tuning), items)
+    named = [name for name in agents.split(",") if name]
+    by_agent = choose_agents(chosen, named, None if seeds is None and not tuning else parse_seeds(seeds or "5", tuning))
+    cells = make_grid(chosen, by_agent, items=items)
     folder = out or Path("runs") / chosen.name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    _check_executor(executor, gpus_per_run, slurm)
+    local = executor == "local"
     if workers is None:
-        workers = workers_that_fit(cells, cores, threads, psutil.virtual_memory().available)
-    work = Bench(cells, folder, workers, threads, checkpoint_every)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = workers_that_fit(cells, cores, threads, psutil.virtual_memory().available) if local else len(cells)
+    work = Bench(cells, folder, workers, threads, checkpoint_every, probe=_probe_arguments() if probe else None)
     if dry_run:
         print_forecast(work)
         return 0
-    write_plan(folder, chosen, cells)
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with Live(_table(work), console=console, refresh_per_second=2) as live:
-            ended = work.run(lambda bench: live.update(_table(bench)))
-    else:
-        ended = work.run(_Lines())
+    if not local:
+        work.executor = make_executor(executor, folder, cells, workers, threads, gpus_per_run, slurm)
+    assert work.executor is not None
+    try:
+        write_plan(folder, chosen, cells)
+        console = Console(stderr=True)
+        if console.is_terminal:
+            with Live(_table(work), console=console, refresh_per_second=2) as live:
+                ended = work.run(lambda bench: live.update(_table(bench)))
+        else:
+            ended = work.run(_Lines())
+    finally:
+        work.executor.close()
     print_results(work)
     if not ended:
         print(f"stopped; the runs have been saved. Go on with the same command (--out {folder})", file=sys.stderr)
         return STOPPED
     return 1 if work.count("failed") else 0
+
+
+def _check_executor(executor: str, gpus_per_run: float, slurm: Sequence[str]) -> None:
+    if executor not in ("local", "ray", "slurm"):
+        raise CommandError(f"--executor {executor}: local, ray or slurm")
+    if not gpus_per_run >= 0:
+        raise CommandError(f"--gpus-per-run {gpus_per_run}: 0 or more")
+    if gpus_per_run and executor == "local":
+        raise CommandError("--gpus-per-run is for --executor ray and slurm; runs of this machine share its GPU as they are")
+    if slurm and executor != "slurm":
+        raise CommandError("--slurm is for --executor slurm")
+
+
+def make_executor(
+    name: str, folder: Path, cells: Sequence[Cell], workers: int, threads: int, gpus_per_run: float, slurm: Sequence[str]
+) -> Executor:
+    """
+    :param name: ``"ray"`` or ``"slurm"``
+    :param folder: of the benchmark
+    :param cells: of the grid
+    :param workers: runs at a time
+    :param threads: of each run
+    :param gpus_per_run: see :func:`bench`
+    :param slurm: see :func:`bench`
+    :raises ValueError: when the cluster cannot be used
+    """
+    if name == "ray":
+        from crl.benchmark.on_ray import RayExecutor
+
+        return RayExecutor(threads, gpus_per_run)
+    from crl.benchmark.on_slurm import SlurmExecutor, parse_options
+
+    memory = 1.2 * max(forecast(cell).memory for cell in cells)
+    return SlurmExecutor(folder / "logs" / "slurm", threads, memory, gpus_per_run, workers, parse_options(list(slurm)))
+
+
+def _probe_arguments() -> list[str]:
+    return [] if find_spec("matplotlib") else ["--no-pictures"]
 
 
 def print_forecast(work: Bench) -> None:
@@ -100,7 +162,8 @@ def print_results(work: Bench) -> None:
     print("| agent | task | seed | state | return | steps |\n|---|---|---|---|---|---|")
     for row in results(work.jobs):
         value = "" if row["return"] is None else f"{row['return']:.1f}"
-        state = row["state"] if row["state"] != "failed" else f"failed ({row['error']}); last evaluation"
+        state = row["state"] if not row["error"] else f"{row['state']} ({row['error']})"
+        state += "; last evaluation" if row["state"] == "failed" else ""
         print(f"| {row['agent']} | {row['task']} | {row['seed']} | {state} | {value} | {row['steps']} |")
 
 
@@ -111,7 +174,8 @@ def _table(work: Bench) -> Table:
     table = Table("agent", "task", "seed", "state", "steps", "return", title=counts + paused)
     for row in results([job for job in work.jobs if job.state in ("running", "elsewhere", "failed")]):
         value = "" if row["return"] is None else f"{row['return']:.1f}"
-        table.add_row(row["agent"], row["task"], str(row["seed"]), row["state"], f"{row['steps']}/{row['of'] or '?'}", value)
+        state = f"{row['state']} on {row['host']}" if row["host"] else row["state"]
+        table.add_row(row["agent"], row["task"], str(row["seed"]), state, f"{row['steps']}/{row['of'] or '?'}", value)
     return table
 
 

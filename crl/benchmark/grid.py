@@ -10,6 +10,8 @@ from typing import Any
 
 from crl.agents.recipes import flatten, resolve
 from crl.benchmark.suite import Suite, Task
+from crl.envs.make import check_env_id
+from crl.runs.settings import is_file, read_settings
 
 #: seeds for choosing hyperparameters; what was chosen on them must not be reported on them
 TUNING_SEEDS = range(101, 201)
@@ -76,15 +78,18 @@ def parse_seeds(text: str, tuning: bool = False) -> list[int]:
     return seeds
 
 
-def parse_variants(items: Sequence[str]) -> list[dict[str, str]]:
+def parse_variants(items: Sequence[str]) -> list[dict[str, Any]]:
     """
     :param items: ``field=value`` for all runs, ``field=a,b`` for an ablation (``field=64,64;128,128`` where values hold
-        commas)
+        commas); or the path of a YAML file with values for all runs, such as ``crl tune`` writes
     :return: one mapping of fields a variant; the combinations of all
     :raises GridError: for an item that is none
     """
-    choices = []
+    choices: list[list[tuple[str, Any]]] = []
     for item in items:
+        if is_file(item):
+            choices += [[entry] for entry in read_settings(item).items()]
+            continue
         name, separator, text = item.partition("=")
         if not separator or not name or not text:
             raise GridError(f"--set {item!r}: write field=value, or field=a,b for an ablation")
@@ -95,19 +100,40 @@ def parse_variants(items: Sequence[str]) -> list[dict[str, str]]:
     return [dict(combination) for combination in itertools.product(*choices)]
 
 
-def make_grid(suite: Suite, agents: Sequence[str], seeds: Sequence[int], items: Sequence[str] = ()) -> list[Cell]:
+def choose_agents(suite: Suite, agents: Sequence[str], seeds: Sequence[int] | None) -> dict[str, list[int]]:
+    """
+    :param suite: may name agents and their seeds
+    :param agents: recipes; none takes the suite's
+    :param seeds: of all of them; None takes the suite's for the agents that it names, 1 to 5 for others
+    :return: seeds of each agent
+    :raises GridError: when no agent is named
+    """
+    if not agents and not suite.agents:
+        raise GridError(f"--agents: name at least one, such as rad-sac,curl-sac; the suite {suite.name} names none")
+    if len(set(agents)) < len(agents):
+        raise GridError(f"--agents {','.join(agents)}: every agent once")
+    own = {agent: parse_seeds(text) for agent, text in suite.agents.items()}
+    usual = list(range(1, 6))
+    return {agent: list(seeds) if seeds is not None else own.get(agent, usual) for agent in agents or own}
+
+
+def make_grid(
+    suite: Suite, agents: Sequence[str] | Mapping[str, Sequence[int]], seeds: Sequence[int] = (), items: Sequence[str] = ()
+) -> list[Cell]:
     """
     Every configuration is resolved, so that a wrong field is found before the first run and not during the last.
 
     :param suite: tasks and protocol
-    :param agents: recipes
-    :param seeds: of the runs
+    :param agents: recipes; or the seeds of each, see :func:`choose_agents`
+    :param seeds: of the runs, where ``agents`` does not say
     :param items: see :func:`parse_variants`
     :return: cells, seed by seed: a grid that is cut short has whole seeds
     :raises ValueError: for unknown agents, fields and values
     """
     if not agents or len(set(agents)) < len(agents):
         raise GridError(f"--agents {','.join(agents)}: {'every agent once' if agents else 'at least one'}")
+    by_agent = agents if isinstance(agents, Mapping) else dict.fromkeys(agents, seeds)
+    agents, seeds = list(by_agent), sorted({seed for of_agent in by_agent.values() for seed in of_agent})
     variants = parse_variants(items)
     varied = {name for name in variants[0] if len({variant[name] for variant in variants}) > 1}
     names = {agent: agent.rpartition(":")[2] for agent in agents}
@@ -115,9 +141,13 @@ def make_grid(suite: Suite, agents: Sequence[str], seeds: Sequence[int], items: 
         raise GridError(f"--agents {','.join(agents)}: two functions of the same name; give one of them another")
     cells = []
     for seed, task, agent, variant in itertools.product(seeds, suite.tasks, agents, variants):
+        if seed not in by_agent[agent]:
+            continue
         told = ",".join(f"{name}={value}" for name, value in variant.items() if name in varied)
         overrides = {**suite.overrides(task), **variant}
-        resolve(agent, task.env, overrides)
+        config = resolve(agent, task.env, overrides)
+        if seed == seeds[0]:
+            check_env_id(task.env, config["env"]["kwargs"])
         cells.append(Cell(agent, f"{names[agent]}+{told}" if told else names[agent], task, seed, overrides))
     return cells
 

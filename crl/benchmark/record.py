@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crl.agents.recipes import flatten, resolve
+from crl.benchmark.grid import TUNING_SEEDS
 from crl.benchmark.plan import read_plan
 from crl.benchmark.results import config_hash
 from crl.runs.folder import RunFolder, Table
@@ -34,6 +35,8 @@ def measured_row(path: Path) -> dict[str, Any]:
     if summary.get("state") != "finished":
         raise RecordError(f"{path} is {summary.get('state', 'unknown')}, only finished runs count: crl resume {path}")
     about = config.pop("run")
+    if about["seed"] in TUNING_SEEDS:
+        raise RecordError(f"{path} ran on the tuning seed {about['seed']}, and such runs are never reported")
     if about["revision"] is None or about["revision"].endswith("-dirty"):
         raise RecordError(f"{path} ran at revision {about['revision']}, which nobody can look up")
     last = Table(folder.eval_file).rows()[-1]

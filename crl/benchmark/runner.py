@@ -1,14 +1,9 @@
-"""Runs a grid on this machine: as many processes as fit, each in a folder of its own, until every cell is done."""
+"""Runs a grid, each cell in a folder of its own, until every cell is done: by processes of this machine or on a cluster."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import platform
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crl.benchmark.grid import Cell, same_run
+from crl.benchmark.launch import LOST, Executor, Handle, Launch, LocalExecutor, Outcome
 from crl.runs.folder import RunFolder, RunFolderError, write_atomically
-from crl.runs.stop import PAUSE_FILE, STOPPED, StopRequest
+from crl.runs.stop import STOPPED, StopRequest
 
 State = Literal["waiting", "running", "elsewhere", "finished", "failed"]
 #: a run that crashes is taken up once more, with the same seed
 ATTEMPTS = 2
+#: a run whose worker is lost is handed over again; after so many times in a row without a checkpoint it has failed
+LOSSES = 5
 
 
 class BenchError(ValueError):
@@ -37,14 +35,20 @@ class Job:
 
     :param cell: what to run
     :param folder: of the run
+    :param launch: how it is computed
     :param attempts: crashes so far
-    :param process: while it runs
+    :param losses: workers lost since it last got on
+    :param lost_at: agent step of its last checkpoint then
+    :param handle: from handing it over to its end
     """
 
     cell: Cell
     folder: RunFolder
+    launch: Launch
     attempts: int = 0
-    process: subprocess.Popen[bytes] | None = None
+    losses: int = 0
+    lost_at: int = -1
+    handle: Handle | None = None
     state: State = "waiting"
     error: str = ""
 
@@ -64,6 +68,8 @@ class Bench:
     :param workers: runs at a time
     :param threads: of each run
     :param checkpoint_every: agent steps between checkpoints of each run
+    :param executor: where runs are computed; None takes this machine
+    :param probe: arguments of ``crl probe``, which every finished run is given to; None leaves it out
     """
 
     cells: Sequence[Cell]
@@ -71,15 +77,20 @@ class Bench:
     workers: int
     threads: int = 1
     checkpoint_every: int = 2500
+    executor: Executor | None = None
+    probe: Sequence[str] | None = None
     jobs: list[Job] = field(default_factory=list)
+    #: set it, and :meth:`run` comes to an end as after a signal
+    halted: bool = False
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.threads < 1:
             raise BenchError(f"--workers {self.workers}, --threads {self.threads}: at least 1")
+        self.executor = self.executor or LocalExecutor()
         crashes = self._noted_crashes()
         for cell in self.cells:
             folder = RunFolder(cell.folder(self.out))
-            job = Job(cell, folder, crashes.get(cell.name, 0))
+            job = Job(cell, folder, self._launch(cell, folder), crashes.get(cell.name, 0))
             if folder.config_file.exists():
                 differ = same_run(cell, folder.config())
                 if differ:
@@ -116,13 +127,36 @@ class Bench:
         crashes = {job.cell.name: job.attempts for job in self.jobs if job.attempts}
         write_atomically(self._notes, (json.dumps({"crashes": crashes}, indent=1) + "\n").encode())
 
+    def _launch(self, cell: Cell, folder: RunFolder) -> Launch:
+        sets = [part for path, value in cell.overrides.items() for part in ("--set", f"{path}={as_text(value)}")]
+        # other machines know nothing of the directory this one works in
+        path = str(folder.path.absolute())
+        begin = ["train", cell.agent, cell.task.env, "--seed", str(cell.seed), "--out", path]
+        begin += ["--threads", str(self.threads), "--checkpoint-every", str(self.checkpoint_every), *sets]
+        log = self.out.absolute() / "logs" / cell.name.replace("/", "_")
+        return Launch(
+            folder=path,
+            begin=tuple(begin),
+            probe=None if self.probe is None else tuple(self.probe),
+            log=f"{log}.log",
+            threads=self.threads,
+            pause_file=str(self.pause_file.absolute()),
+            stop_file=f"{log}.stop",
+            note_file=f"{log}.worker.json",
+            directory=os.getcwd(),
+        )
+
     def _look(self, job: Job) -> None:
-        """What the folder says of a job that has no process."""
+        """What the folder says of a job that nobody was given."""
         summary = job.folder.summary()
-        if summary.get("state") == "finished":
+        if job.launch.command() is None:
             job.state = "finished"
+        elif job.attempts >= ATTEMPTS and summary.get("state") == "finished":
+            job.state, job.error = "finished", f"not probed: {job.launch.log}"
         elif job.attempts >= ATTEMPTS:
             job.state, job.error = "failed", str(summary.get("error") or "crashed")
+        elif job.losses >= LOSSES:
+            job.state, job.error = "failed", f"{job.losses} workers were lost, one after the other: {job.launch.log}"
         else:
             job.state = "elsewhere" if job.folder.is_held() else "waiting"
 
@@ -152,8 +186,9 @@ class Bench:
         """
         with StopRequest() as stop, self._alone():
             try:
+                self._adopt()
                 while any(job.state in ("waiting", "running", "elsewhere") for job in self.jobs):
-                    if stop.signal is not None:
+                    if stop.signal is not None or self.halted:
                         return False
                     self._step()
                     if show is not None:
@@ -166,69 +201,61 @@ class Bench:
                     show(self)
         return True
 
-    def _step(self) -> None:
+    def _adopt(self) -> None:
+        """What an earlier runner has handed over to a cluster, and what goes on there without it."""
+        assert self.executor is not None
         for job in self.jobs:
-            if job.process is not None and job.process.poll() is not None:
-                self._ended(job)
+            if job.state in ("waiting", "elsewhere"):
+                job.handle = self.executor.adopt(job.launch)
+
+    def _step(self) -> None:
+        assert self.executor is not None
+        for job in self.jobs:
+            if job.handle is not None:
+                outcome = job.handle.poll()
+                if outcome is not None:
+                    self._ended(job, outcome)
+                else:
+                    job.state = "running" if job.handle.begun() else "waiting"
             elif job.state == "elsewhere":
                 self._look(job)
-        free = self.workers - self.count("running") - self.count("elsewhere")
+        free = self.workers - sum(job.handle is not None or job.state == "elsewhere" for job in self.jobs)
         if self.pause_file.exists():
             return
-        for job in [job for job in self.jobs if job.state == "waiting"][: max(free, 0)]:
-            self._start(job)
+        chosen = [job for job in self.jobs if job.state == "waiting" and job.handle is None][: max(free, 0)]
+        if not chosen:
+            return
+        (self.out / "logs").mkdir(parents=True, exist_ok=True)
+        for job in chosen:
+            for file in (job.launch.stop_file, job.launch.note_file):
+                Path(file).unlink(missing_ok=True)
+        for job, handle in zip(chosen, self.executor.start([job.launch for job in chosen]), strict=True):
+            job.handle, job.state = handle, "running" if handle.begun() else "waiting"
 
-    def _start(self, job: Job) -> None:
-        if job.folder.config_file.exists():
-            command = ["resume", str(job.folder.path)]
+    def _ended(self, job: Job, outcome: Outcome) -> None:
+        job.handle = None
+        if outcome == LOST:
+            steps = int(job.folder.summary().get("steps", 0))
+            job.losses = 1 if steps > job.lost_at else job.losses + 1
+            job.lost_at = steps
+        elif outcome == STOPPED or job.launch.command() is None:
+            pass
+        elif outcome == 0:
+            job.attempts = 0  # the next stage may crash once, too
         else:
-            cell = job.cell
-            sets = [part for path, value in cell.overrides.items() for part in ("--set", f"{path}={as_text(value)}")]
-            command = ["train", cell.agent, cell.task.env, "--seed", str(cell.seed), "--out", str(job.folder.path)]
-            command += ["--threads", str(self.threads), "--checkpoint-every", str(self.checkpoint_every), *sets]
-        log = self.out / "logs" / f"{job.cell.name.replace('/', '_')}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(self.threads),
-            PAUSE_FILE: str(self.pause_file.resolve()),
-        }
-        with log.open("ab") as file:
-            job.process = subprocess.Popen(
-                [sys.executable, "-m", "crl", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env=environment,
-                # Ctrl-C is for the runner, which tells the runs
-                start_new_session=True,
-                preexec_fn=_end_with_parent if platform.system() == "Linux" else None,
-            )
-        job.state = "running"
-
-    def _ended(self, job: Job) -> None:
-        assert job.process is not None
-        code, job.process = job.process.returncode, None
-        if job.folder.summary().get("state") != "finished" and code not in (0, STOPPED):
             job.attempts += 1
             self._note()
         self._look(job)
 
     def _stop_all(self) -> None:
-        running = [job for job in self.jobs if job.process is not None]
-        for job in running:
-            assert job.process is not None
-            job.process.send_signal(signal.SIGTERM)
-        for job in running:
-            assert job.process is not None
-            job.process.wait()
-            self._ended(job)
-
-
-def _end_with_parent() -> None:
-    """In the child: when the runner is killed, Linux asks the run to stop, and it saves itself."""
-    set_death_signal = 1
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+        under_way = [job for job in self.jobs if job.handle is not None]
+        for job in under_way:
+            assert job.handle is not None
+            job.handle.stop()
+        for job in under_way:
+            assert job.handle is not None
+            self._ended(job, job.handle.wait())
+            Path(job.launch.stop_file).unlink(missing_ok=True)
 
 
 def as_text(value: Any) -> str:
@@ -261,6 +288,7 @@ def results(jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
                 "return": summary.get("final_return", evaluations[-1] if evaluations else None),
                 "updates_per_second": summary.get("updates_per_second"),
                 "error": job.error,
+                "host": job.launch.where() if job.state == "running" else "",
             }
         )
     return rows

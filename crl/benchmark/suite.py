@@ -44,6 +44,7 @@ class Suite:
     :param eval_episodes: episodes of each
     :param tasks: in the order of tables
     :param fields: of the recipe, by dotted path, on all tasks
+    :param agents: recipes that the suite is made for, and the seeds of each as ``--seeds`` takes them
     """
 
     name: str
@@ -53,6 +54,7 @@ class Suite:
     eval_episodes: int
     tasks: tuple[Task, ...]
     fields: Mapping[str, Any] = field(default_factory=dict)
+    agents: Mapping[str, str] = field(default_factory=dict)
 
     def overrides(self, task: Task) -> dict[str, Any]:
         """Fields that the suite sets on a task, budget and evaluation included."""
@@ -78,6 +80,7 @@ def load_suite(name: str) -> Suite:
             eval_every: 10000
             eval_episodes: 10
             set: {algorithm.gamma: 0.95}              # optional
+            agents: {sac: 5, curl-sac: 1-3}           # optional: who is run when nobody is named, and on which seeds
             tasks:
               - {env: dmc/cartpole-swingup, low: 0, high: 1000}
               - {env: toy/reach, label: toy/reach-busy, low: 5, high: 45, set: {env.kwargs.distractors: 4}}
@@ -102,7 +105,7 @@ _NUMBERS = ("env_steps", "eval_every", "eval_episodes")
 
 
 def _suite(name: str, data: Any, where: str) -> Suite:
-    entries = _entries(data, where, needed=("text", *_NUMBERS, "tasks"), optional=("set",))
+    entries = _entries(data, where, needed=("text", *_NUMBERS, "tasks"), optional=("set", "agents"))
     for key in _NUMBERS:
         if not isinstance(entries[key], int) or entries[key] < 1:
             raise SuiteError(f"{where}: {key} is {entries[key]!r}, and must be a whole number of at least 1")
@@ -114,7 +117,8 @@ def _suite(name: str, data: Any, where: str) -> Suite:
         twice = next(label for label in labels if labels.count(label) > 1)
         raise SuiteError(f"{where}: two tasks are called {twice}; give one of them another label")
     numbers = {key: entries[key] for key in _NUMBERS}
-    return Suite(name, str(entries["text"]), **numbers, tasks=tasks, fields=_fields(entries, where))
+    fields, agents = _fields(entries, where), _agents(entries, where)
+    return Suite(name, str(entries["text"]), **numbers, tasks=tasks, fields=fields, agents=agents)
 
 
 def _task(data: Any, where: str) -> Task:
@@ -123,6 +127,13 @@ def _task(data: Any, where: str) -> Task:
     if not all(isinstance(value, int | float) for value in (low, high)) or not low < high:
         raise SuiteError(f"{where}: low {low!r} and high {high!r} must be numbers, low below high")
     return Task(str(entries["env"]), low, high, str(entries.get("label", entries["env"])), _fields(entries, where))
+
+
+def _agents(entries: Mapping[str, Any], where: str) -> dict[str, str]:
+    agents = entries.get("agents") or {}
+    if not isinstance(agents, dict) or not all(isinstance(seeds, int | str) for seeds in agents.values()):
+        raise SuiteError(f"{where}: agents is a mapping of agents to their seeds, such as {{sac: 5, drq-sac: 1-3}}")
+    return {str(agent): str(seeds) for agent, seeds in agents.items()}
 
 
 def _fields(entries: Mapping[str, Any], where: str) -> dict[str, Any]:
