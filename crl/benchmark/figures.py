@@ -21,19 +21,25 @@ if TYPE_CHECKING:
 
 class Theme(NamedTuple):
     """
+    :param paper: behind all, in files
     :param ink: of text and axes
     :param faint: of the grid
     :param colors: of agents, in turn
     """
 
+    paper: str
     ink: str
     faint: str
     colors: tuple[str, ...]
 
 
 # after Okabe and Ito: to be told apart with any kind of colour vision; lighter ones where the page is dark
-LIGHT = Theme("#1c2024", "#d6dade", ("#0072b2", "#c44e00", "#00795a", "#a3488a", "#8a6d00", "#3a3f44", "#56a0d8", "#b3261e"))
-DARK = Theme("#e6e8ea", "#3d444b", ("#5cb3ef", "#ff9b52", "#3ecf9e", "#e59ad0", "#e6c229", "#c3c9cf", "#9ad0f5", "#ff8a80"))
+LIGHT = Theme(
+    "#ffffff", "#1c2024", "#d6dade", ("#0072b2", "#c44e00", "#00795a", "#a3488a", "#8a6d00", "#3a3f44", "#56a0d8", "#b3261e")
+)
+DARK = Theme(
+    "#14171a", "#e6e8ea", "#3d444b", ("#5cb3ef", "#ff9b52", "#3ecf9e", "#e59ad0", "#e6c229", "#c3c9cf", "#9ad0f5", "#ff8a80")
+)
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (3, 2)))
 _MARKS = "osD^vPX*"
 
@@ -52,6 +58,8 @@ class Picture:
     :param dark: SVG for a dark page
     :param png: for slides, white background
     :param pdf: for papers
+    :param dark_png: for dark pages elsewhere; of wide ones alone
+    :param wide: takes the page's whole width
     """
 
     name: str
@@ -61,6 +69,8 @@ class Picture:
     dark: bytes
     png: bytes
     pdf: bytes
+    dark_png: bytes = b""
+    wide: bool = False
 
 
 class Style:
@@ -85,7 +95,13 @@ class Style:
 
 
 def render(
-    name: str, alt: str, caption: str, draw: Draw, size: tuple[float, float] = (5.0, 3.6), on_page: bool = True
+    name: str,
+    alt: str,
+    caption: str,
+    draw: Draw,
+    size: tuple[float, float] = (5.0, 3.6),
+    on_page: bool = True,
+    wide: bool = False,
 ) -> Picture:
     """
     :param name: of the picture's files
@@ -94,10 +110,19 @@ def render(
     :param draw: what draws it
     :param size: in inches
     :param on_page: make SVGs too; False for pictures that only go into files
+    :param wide: see :class:`Picture`
     """
     light = _save(draw, LIGHT, size, "svg") if on_page else b""
     return Picture(
-        name, alt, caption, light, _darkened(light), _save(draw, LIGHT, size, "png"), _save(draw, LIGHT, size, "pdf")
+        name,
+        alt,
+        caption,
+        light,
+        _darkened(light),
+        _save(draw, LIGHT, size, "png"),
+        _save(draw, LIGHT, size, "pdf"),
+        _save(draw, DARK, size, "png") if wide else b"",
+        wide,
     )
 
 
@@ -125,7 +150,7 @@ def _save(draw: Draw, theme: Theme, size: tuple[float, float], kind: str) -> byt
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.facecolor": "none",
-        "figure.facecolor": "white" if kind in ("png", "pdf") else "none",
+        "figure.facecolor": theme.paper if kind in ("png", "pdf") else "none",
         "legend.frameon": False,
         "lines.linewidth": 1.8,
         "svg.hashsalt": "crl",
@@ -148,6 +173,7 @@ def draw_curves(
     curves: Mapping[str, CurveEstimate],
     single: Mapping[str, Lines],
     unfinished: Mapping[str, Lines],
+    marks: bool = False,
 ) -> None:
     """
     :param axes: to draw on
@@ -156,11 +182,14 @@ def draw_curves(
     :param curves: estimates, with bands where they have intervals
     :param single: runs of agents that have none, drawn thin
     :param unfinished: runs that are in no estimate, drawn thin and dotted
+    :param marks: put agents' marks on their lines, about ten each
     """
     for agent, curve in curves.items():
         line = style.line(agent, theme)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.x, curve.low, curve.high, color=line["color"], alpha=0.22, linewidth=0)
+        if marks:
+            line |= {"marker": style.mark(agent, theme)["marker"], "markersize": 4.5, "markevery": max(1, len(curve.x) // 10)}
         axes.plot(curve.x, curve.point, label=agent, **line)
     for lines, look, told in ((single, "-", False), (unfinished, ":", True)):
         for agent, parts in lines.items():

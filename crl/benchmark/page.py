@@ -39,6 +39,8 @@ tr.apart > * { border-top: 2px solid var(--ink); }
   align-items: start; }
 figure { margin: 0; } figure img { width: 100%; height: auto; max-width: 34rem; }
 figcaption { font-size: .88rem; }
+.wide { padding: .5rem; } .wide figure img { max-width: none; min-width: 52rem; } .wide figcaption { max-width: 46rem;
+  position: sticky; left: .5rem; width: calc(100vw - 4rem); }
 details { border: 1px solid var(--line); border-radius: .4rem; margin: .5rem 0; padding: .4rem .7rem; }
 summary { cursor: pointer; font-weight: 600; padding: .2rem 0; } pre { overflow-x: auto; font-size: .85rem; }
 ul.notes { background: var(--soft); border-left: .3rem solid var(--link); padding: .7rem 1rem .7rem 2rem; }
@@ -96,7 +98,9 @@ def _section(section: Section) -> str:
             lines.append(f"<p>{html.escape(part)}</p>")
         else:
             pictures = [item for item in part if isinstance(item, Picture)]
-            if pictures:
+            if pictures and all(picture.wide for picture in pictures):
+                lines += [f'<div class="scroll wide" tabindex="0">{_picture(picture)}</div>' for picture in pictures]
+            elif pictures:
                 lines.append('<div class="pictures">' + "".join(map(_picture, pictures)) + "</div>")
             else:
                 items = "".join(f"<li>{html.escape(str(item))}</li>" for item in part)

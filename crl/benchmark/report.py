@@ -16,12 +16,13 @@ class ReportError(ValueError):
     """A report that cannot be made; the message says what to do."""
 
 
-def report(folders: Sequence[Path], out: Path | None = None, suite: str | None = None) -> Path:
+def report(folders: Sequence[Path], out: Path | None = None, suite: str | None = None, title: str | None = None) -> Path:
     """
     :param folders: of runs, or with runs below them
     :param out: HTML file to write; None takes ``report.html`` in the first folder. Figures (PNG, PDF) and tables (CSV,
         Markdown, LaTeX) go to ``<name>-files`` beside it
     :param suite: name or file whose tasks say how scores are normalised; None takes the folders' plan, else crl's own suites
+    :param title: of the page, and of the figure where there is one task; None names the suite
     :return: the HTML file
     :raises ValueError: when there are no runs, a name is wrong, something is not installed or cannot be written
     """
@@ -33,6 +34,7 @@ def report(folders: Sequence[Path], out: Path | None = None, suite: str | None =
     out = out if out is not None else folders[0] / "report.html"
     _check(out)
     comparison = compare(folders, suite)
+    comparison.title = title or comparison.title
     # they draw and compute: not before everything is known to be there
     from crl.benchmark.figures import Picture
     from crl.benchmark.page import page
@@ -53,6 +55,8 @@ def report(folders: Sequence[Path], out: Path | None = None, suite: str | None =
                     if isinstance(picture, Picture):
                         write_atomically(beside / "figures" / f"{picture.name}.png", picture.png)
                         write_atomically(beside / "figures" / f"{picture.name}.pdf", picture.pdf)
+                        if picture.dark_png:
+                            write_atomically(beside / "figures" / f"{picture.name}-dark.png", picture.dark_png)
         write_atomically(out, page(comparison.title, subtitle, parts).encode())
     except OSError as error:
         raise ReportError(f"cannot write {out} ({error.strerror}): choose another --out") from error

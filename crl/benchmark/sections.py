@@ -21,6 +21,7 @@ from crl.benchmark.record import read_measured
 from crl.benchmark.results import Run
 from crl.benchmark.statistics import METRICS, CurveEstimate, Estimate
 from crl.benchmark.tables import Cell, Link, Table
+from crl.benchmark.task_figure import TaskPanel, ends, probe_values, probed, task_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +66,8 @@ def sections(comparison: Comparison, out: Path) -> list[Section]:
     :param out: of the report; links are relative to it
     """
     style = Style(comparison.agents)
-    parts = [overview(comparison), final_returns(comparison), *across_tasks(comparison, style)]
+    parts = [overview(comparison), *(one_figure(comparison, style) if len(comparison.tasks) == 1 else [])]
+    parts += [final_returns(comparison), *across_tasks(comparison, style)]
     parts.append(Section("tasks", "Task by task"))
     for number, task in enumerate(comparison.tasks):
         parts.append(one_task(comparison, task, style, number))
@@ -182,7 +184,7 @@ def _curves(curves: dict[str, np.ndarray], steps: np.ndarray, scores: dict[str, 
             "IQM of normalised scores at each evaluation. The area in the table above is the mean score from "
             f"{steps[0]:,.0f} to {steps[-1]:,.0f} environment steps."
         )
-        alt = f"Sample efficiency. IQM at {steps[-1]:,.0f} environment steps: {_ends(found)}"
+        alt = f"Sample efficiency. IQM at {steps[-1]:,.0f} environment steps: {ends(found)}"
         labels = ("environment steps", "IQM of scores")
         pictures.append(_curve_picture("sample_efficiency", alt, caption, found, style, *labels))
     else:
@@ -217,10 +219,6 @@ def _pairs(scores: dict[str, np.ndarray]) -> list[Section]:
     return [section]
 
 
-def _ends(curves: Mapping[str, CurveEstimate]) -> str:
-    return ", ".join(f"{agent} {curve.point[-1]:.3g}" for agent, curve in curves.items())
-
-
 def _curve_picture(
     name: str, alt: str, caption: str, curves: dict[str, CurveEstimate], style: Style, x_label: str, y_label: str
 ) -> Picture:
@@ -240,72 +238,33 @@ def one_task(comparison: Comparison, task: str, style: Style, number: int) -> Se
     """Curves, returns beside published ones, and probes."""
     section = Section(f"task{number + 1}", task, level=3)
     name = task.replace("/", "-")
-    panels = [_TaskPanel(comparison, task, clock, style) for clock in (False, True)]
-    pictures = [
-        render(f"{name}_{'clock' if panel.clock else 'steps'}", panel.alt, panel.caption, panel.draw_alone)
-        for panel in panels
-        if panel.curves or panel.unfinished
-    ]
-    if pictures:
-        section.parts.append(pictures)
-    else:
+    panels = [TaskPanel(comparison, task, clock, style) for clock in (False, True)]
+    if not any(panel.curves or panel.unfinished for panel in panels):
         section.parts.append("No run has been evaluated here yet.")
-    probes, probe_parts = _probes(comparison, task, style, name)
-    section.parts += [*_beside_published(comparison, task, name), *probe_parts]
-
-    def draw(figure: Figure, theme: Theme) -> None:
-        row = figure.subplots(1, len(panels) + len(probes), squeeze=False)[0]
-        for axes, panel in zip(row, panels, strict=False):
-            panel.draw(axes, theme)
-        for axes, (title, values) in zip(row[len(panels) :], probes.items(), strict=True):
-            draw_bars(axes, theme, style, values, names=False)
-            axes.set_title(title)
-        add_legend(figure, row[0])
-
-    if pictures:
-        size = (4.4 * len(panels) + 2.4 * len(probes), 3.6)
-        section.files.append(render(name, task, "", draw, size, on_page=False))
+    else:
+        if len(comparison.tasks) > 1:
+            section.parts.append([task_picture(comparison, task, style, name, task)])
+        section.parts.append(
+            [
+                render(f"{name}_{'clock' if panel.clock else 'steps'}", panel.alt, panel.caption, panel.draw_alone)
+                for panel in panels
+            ]
+        )
+    section.parts += [
+        *_beside_published(comparison, task, name),
+        *_differences(comparison, task, name),
+        *_probes(comparison, task, style, name),
+    ]
     return section
 
 
-class _TaskPanel:
-    """Learning curves on one task, against environment steps or hours."""
-
-    def __init__(self, comparison: Comparison, task: str, clock: bool, style: Style) -> None:
-        self.clock, self.style = clock, style
-        found = {agent: comparison.task_curve(agent, task, clock) for agent in comparison.agents}
-        self.curves = {agent: curve for agent, curve in found.items() if curve is not None}
-        self.single = {
-            agent: [self._line(run) for run in comparison.counted(agent, task)]
-            for agent, curve in self.curves.items()
-            if curve.low is None and curve.runs > 1
-        }
-        under_way = {agent: [r for r in comparison.on(agent, task) if not r.counts and len(r.curve.mean)] for agent in found}
-        self.unfinished = {agent: [self._line(run) for run in runs] for agent, runs in under_way.items() if runs}
-        self.alt = f"Return on {task} against {self.x_label}. At the end: {_ends(self.curves) or 'no run has finished'}"
-        self.caption = (
-            f"Mean over seeds against {self.x_label}"
-            + ("; bands are 95 % intervals of the mean" if any(c.low is not None for c in self.curves.values()) else "")
-            + ("; thin lines are single runs of agents with too few seeds for a band" if self.single else "")
-            + ("; dotted lines are runs that have not finished" if self.unfinished else "")
-            + "."
-        )
-
-    @property
-    def x_label(self) -> str:
-        return "hours of training" if self.clock else "environment steps"
-
-    def _line(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        return run.curve.seconds / 3600 if self.clock else run.curve.env_steps, run.curve.mean
-
-    def draw(self, axes: Any, theme: Theme) -> None:
-        draw_curves(axes, theme, self.style, self.curves, self.single, self.unfinished)
-        axes.set(xlabel=self.x_label, ylabel="return")
-
-    def draw_alone(self, figure: Figure, theme: Theme) -> None:
-        axes = figure.subplots()
-        self.draw(axes, theme)
-        add_legend(figure, axes)
+def one_figure(comparison: Comparison, style: Style) -> list[Section]:
+    """Of a comparison on one task: all of it in one figure."""
+    (task,) = comparison.tasks
+    if not any(len(run.curve.mean) for run in comparison.runs):
+        return []
+    title = comparison.title
+    return [Section("figure", "In one figure", [[task_picture(comparison, task, style, task.replace("/", "-"), title)]])]
 
 
 def _beside_published(comparison: Comparison, task: str, name: str) -> list[str | list[str] | Table | list[Picture] | Details]:
@@ -354,35 +313,46 @@ def _all_differences(method: str, runs: Sequence[Run]) -> str:
 _Parts = list[str | list[str] | Table | list[Picture] | Details]
 
 
-def _probes(comparison: Comparison, task: str, style: Style, name: str) -> tuple[dict[str, dict[str, list[float]]], _Parts]:
-    """Values for the figure, and what the report shows of them."""
-    probed = {agent: [run.probe for run in comparison.on(agent, task) if run.probe] for agent in comparison.agents}
-    probed = {agent: reports for agent, reports in probed.items() if reports}
-    if not probed:
-        return {}, []
+def _differences(comparison: Comparison, task: str, name: str) -> _Parts:
+    """Pairs of agents: by how much one returns more."""
+    finals = {agent: comparison.finals(agent, task) for agent in comparison.agents}
+    found = statistics.differences({agent: values for agent, values in finals.items() if len(values)})
+    if not found:
+        return []
+    title = f"{task}: difference of mean returns [95 % interval]"
+    table = Table(f"{name}_differences", title, ["first", "minus", "difference", "seeds"], text=["minus"])
+    table.rows = [[one, other, estimate, estimate.runs] for (one, other), estimate in found.items()]
+    return [table]
+
+
+def _probes(comparison: Comparison, task: str, style: Style, name: str) -> _Parts:
+    """What the report shows of probes."""
+    reports = {agent: [run.probe for run in comparison.on(agent, task) if run.probe] for agent in comparison.agents}
+    reports = {agent: found for agent, found in reports.items() if found}
+    if not reports:
+        return []
     title = f"What encoders know on {task}: probes on held-out episodes"
     table = Table(f"{name}_probes", title, ["agent", *_PROBED], digits=3)
-    shown: dict[str, dict[str, list[float]]] = {}
-    for agent, reports in probed.items():
+    for agent, of_runs in reports.items():
         row: list[Cell] = [agent]
-        for column, path in _PROBED.items():
-            values = [value for value in (_at(report, path) for report in reports) if value is not None]
+        for path in _PROBED.values():
+            values = [value for value in (probed(report, path) for report in of_runs) if value is not None]
             row.append(statistics.mean_over_runs(np.array(values)) if values else None)
-            if values and column in _DRAWN:
-                shown.setdefault(_DRAWN[column], {})[agent] = values
         table.rows.append([*row])
     pictures = [
-        render(
-            f"{name}_{title.replace(' ', '_')}", f"{title}: {_means(values)}", "", _bars(title, values, style), _rows(values)
-        )
-        for title, values in shown.items()
+        render(f"{name}_{_file_name(title)}", f"{title}: {_means(values)}", "", _bars(title, values, style), _rows(values))
+        for title, values in probe_values(comparison, task).items()
     ]
     text = (
         "Linear probes from the encoder's output to the environment's true state, reported on episodes that neither the agent "
         "nor the probe has seen; beside them a random encoder, the pixels' principal components, and the same encoder trained "
         "on the state."
     )
-    return shown, [text, table.without_empty_columns(), pictures]
+    return [text, table.without_empty_columns(), pictures]
+
+
+def _file_name(title: str) -> str:
+    return title.replace(" ", "_").replace("²", "2")
 
 
 #: column, and where it stands in ``probe.json``
@@ -396,14 +366,6 @@ _PROBED = {
     "effective rank": ("trained", "effective_rank"),
     "retrieval top-1": ("trained", "retrieval", "top1"),
 }
-_DRAWN = {"R2": "probe R2", "F1": "probe F1", "effective rank": "effective rank"}
-
-
-def _at(report: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    value: Any = report["representations"]
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _bars(title: str, values: dict[str, list[float]], style: Style) -> Any:

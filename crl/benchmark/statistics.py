@@ -208,6 +208,33 @@ def improvements(scores: Scores, reps: int = REPS, seed: int = 0) -> dict[tuple[
     return result
 
 
+def differences(finals: Scores, reps: int = REPS, seed: int = 0) -> dict[tuple[str, str], Estimate]:
+    """
+    Of one task: how much more the runs of each agent return, on average, than those of each later one.
+
+    :param finals: ``{agent: (runs,)}``
+    :param reps: bootstrap samples, of both agents' runs
+    :param seed: of the bootstrap
+    :return: by pair; no interval unless both have :data:`MIN_RUNS` runs
+    :raises StatisticsError: for missing values
+    """
+    from rliable.library import get_interval_estimates
+
+    def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.array([first.mean() - second.mean()])
+
+    result = {}
+    checked = _checked({agent: np.asarray(values, float)[:, None] for agent, values in finals.items()})
+    for (one, first), (other, second) in itertools.combinations(checked.items(), 2):
+        low, high, runs = None, None, min(len(first), len(second))
+        if runs >= MIN_RUNS:
+            with _seeded(seed):
+                _, found = get_interval_estimates({"": [first, second]}, difference, reps=reps)
+            low, high = float(found[""][0, 0]), float(found[""][1, 0])
+        result[one, other] = Estimate(float(difference(first, second)[0]), low, high, runs)
+    return result
+
+
 def efficiency(curves: Scores, steps: np.ndarray, reps: int = REPS, seed: int = 0) -> dict[str, CurveEstimate]:
     """
     Sample-efficiency curves: the IQM at each evaluation.
