@@ -14,6 +14,7 @@ from crl.benchmark.plan import Plan, read_plan
 from crl.benchmark.results import ResultsError, Run, read_runs
 from crl.benchmark.statistics import MIN_RUNS, CurveEstimate, mean_curve
 from crl.benchmark.suite import Suite, SuiteError, list_suites, load_suite
+from crl.runs.lengths import final_episodes
 
 #: places at which curves against wall-clock are compared
 _CLOCK_POINTS = 60
@@ -299,6 +300,6 @@ _SHARED = {
 }
 _SHARED_ON_TASK = {
     "length in environment steps": lambda run: run.budget,
-    "number of evaluation episodes": lambda run: run.config["train"].get("eval_episodes"),
+    "number of evaluation episodes": lambda run: final_episodes(run.config),
     "action repeat": lambda run: run.about.get("action_repeat"),
 }

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crl.runs.lengths import action_repeat
+from crl.runs.lengths import action_repeat, final_episodes
 
 DATA = Path(__file__).parent / "data"
 
@@ -97,7 +97,7 @@ def protocol_differences(method: str, config: Mapping[str, Any]) -> list[str]:
         "action repeat": (repeat, config.get("run", {}).get("action_repeat") or action_repeat(config)),
         "batch": (known["batch_size"], algorithm.get("batch_size")),
         "agent steps per update": (known["agent_steps_per_update"], _agent_steps_per_update(config)),
-        "evaluation episodes": (known["eval_episodes"], config["train"].get("eval_episodes")),
+        "evaluation episodes": (known["eval_episodes"], final_episodes(config)),
     }
     differ = [
         f"{name} {theirs}, ours {mine}"

@@ -118,8 +118,8 @@ class Run:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """
-    Twelve hexadecimal digits of a resolved configuration; its part ``run`` is left out, and so are fields that were added later
-    (:data:`crl.agents.config.ADDED_FIELDS`) as long as they change nothing.
+    Twelve hexadecimal digits of a resolved configuration; its part ``run`` is left out, and so are fields that were added
+    later (:data:`crl.agents.config.ADDED_FIELDS`) as long as they change nothing.
     """
     recipe: dict[str, Any] = {key: value for key, value in config.items() if key != "run"}
     for path, before in ADDED_FIELDS.items():

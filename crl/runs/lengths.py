@@ -7,14 +7,25 @@ from typing import Any
 
 
 def action_repeat(config: Mapping[str, Any]) -> int:
-    """Environment steps in one agent step."""
+    """Environment steps in one agent step; Atari's are frames."""
     from crl.envs.dmc import default_action_repeat, split_id
 
     repeat = config["env"]["kwargs"].get("action_repeat")
     if repeat is not None:
         return int(repeat)
     env_id = config["env"]["id"]
+    if env_id.startswith("atari/"):
+        from crl.envs.atari import ACTION_REPEAT
+
+        return ACTION_REPEAT
     return default_action_repeat(split_id(env_id)[0]) if env_id.startswith("dmc/") else 1
+
+
+def final_episodes(config: Mapping[str, Any]) -> int:
+    """Episodes of the evaluation at the end of a run."""
+    fields = config["train"]
+    told = fields.get("final_episodes")
+    return int(fields["eval_episodes"] if told is None else told)
 
 
 def image_size(config: Mapping[str, Any]) -> int:

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from crl.runs.checkpoint import Checkpoints
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
+from crl.runs.lengths import final_episodes
 from crl.runs.state import check_finite
 from crl.runs.stop import PAUSE_FILE, StopRequest
 
@@ -70,7 +71,7 @@ class RunCallback(BaseCallback):
     :param action_repeat: environment steps in an agent step
     :param checkpoint_every: agent steps between checkpoints; 0 writes the last one only
     :param eval_every: agent steps between evaluations
-    :param eval_episodes: episodes of one evaluation
+    :param eval_episodes: episodes of one evaluation; of the last one, :func:`crl.runs.lengths.final_episodes`
     :param show_progress: draw the bar
     :param counters: of an earlier part of the run
     :param pause_at: agent step at which to save and stop; None runs to the end
@@ -106,7 +107,7 @@ class RunCallback(BaseCallback):
         self.eval_every = eval_every
         self.eval_episodes = eval_episodes
         #: goes into checkpoints
-        self.counters = counters or {"last_checkpoint": 0, "last_eval": 0, "seconds": 0.0}
+        self.counters = {"last_checkpoint": 0, "last_eval": 0, "seconds": 0.0, "eval_seconds": 0.0, **(counters or {})}
         self.eval_table = Table(folder.eval_file)
         self._began = time.monotonic()
         self._began_at = 0
@@ -126,8 +127,13 @@ class RunCallback(BaseCallback):
 
     @property
     def seconds(self) -> float:
-        """Of training so far, earlier parts of the run included, pauses not."""
+        """Of the run so far, evaluations and earlier parts of the run included, pauses not."""
         return float(self.counters["seconds"]) + time.monotonic() - self._began
+
+    @property
+    def eval_seconds(self) -> float:
+        """Of :attr:`seconds`, what evaluations took."""
+        return float(self.counters["eval_seconds"])
 
     def _wait_while_paused(self) -> None:
         """As long as the file that a benchmark names is there; the time is not counted."""
@@ -139,8 +145,12 @@ class RunCallback(BaseCallback):
             time.sleep(0.2)
         paused = time.monotonic() - began
         self._began += paused
+        self._leave_out(paused)
+
+    def _leave_out(self, seconds: float) -> None:
+        """No updates were to be expected meanwhile."""
         if self._first_updates is not None:
-            self._first_updates = self._first_updates[0], self._first_updates[1] + paused
+            self._first_updates = self._first_updates[0], self._first_updates[1] + seconds
 
     def _on_training_start(self) -> None:
         self._began = time.monotonic()
@@ -199,23 +209,31 @@ class RunCallback(BaseCallback):
 
     @property
     def updates_per_second(self) -> float:
-        """Of this part of the run since its first update, evaluations and checkpoints included; 0 before."""
+        """Of this part of the run since its first update, checkpoints included, evaluations and pauses not; 0 before."""
         if self._first_updates is None:
             return 0.0
         updates, then = self._first_updates
         return (getattr(self.model, "_n_updates", 0) - updates) / max(time.monotonic() - then, 1e-9)
 
-    def evaluate(self) -> float:
+    def evaluate(self, final: bool = False) -> float:
         """
         One row of ``eval.csv``, and points for TensorBoard; the mean return.
 
+        :param final: of the whole run
         :raises EvaluationStopped: after a signal
         """
-        result = evaluate(self.model, self.config, self.eval_episodes, stop=lambda: self.stop.signal is not None)
+        episodes = final_episodes(self.config) if final else self.eval_episodes
+        began = time.monotonic()
+        try:
+            result = evaluate(self.model, self.config, episodes, stop=lambda: self.stop.signal is not None)
+        finally:
+            seconds = time.monotonic() - began
+            self.counters["eval_seconds"] += seconds
+            self._leave_out(seconds)
         steps = self.model.num_timesteps
         self.counters["last_eval"] = steps
         row = {"step": steps, "env_steps": steps * self.action_repeat, "mean": result.mean, "std": result.std}
-        row |= {"episodes": self.eval_episodes, "seconds": round(self.seconds, 1)}
+        row |= {"episodes": episodes, "seconds": round(self.seconds, 1)}
         shown = {"eval/mean_reward": result.mean}
         if result.q_mean is not None and result.mc_return is not None:
             row |= {"q_mean": result.q_mean, "mc_return": result.mc_return}
