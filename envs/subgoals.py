@@ -58,19 +58,27 @@ def subgoals_of(infos: Sequence[Mapping[str, Any]], n_subgoals: int) -> np.ndarr
     return unlocked
 
 
+def reports_subgoals(vec_env: Any) -> bool:
+    """
+    :param vec_env: SB3's VecEnv
+    :return: whether all of its environments name sub-goals
+    """
+    # asked first: in processes of their own, environments would die of a name that they lack
+    return bool(vec_env.has_attr("subgoal_names"))
+
+
 def subgoal_names_of(vec_env: Any) -> tuple[str, ...]:
     """
     :param vec_env: SB3's VecEnv
     :return: names of its sub-goals
     :raises ValueError: when it has none, or its parallel environments differ in them
     """
-    try:
-        found = {tuple(names) for names in vec_env.get_attr("subgoal_names")}
-    except AttributeError as error:
+    if not reports_subgoals(vec_env):
         raise ValueError(
             "the environment reports no sub-goals (it has no 'subgoal_names'): choose crafter/reward or toy/chain, or report "
             "them as crl.envs.subgoals says"
-        ) from error
+        )
+    found = {tuple(names) for names in vec_env.get_attr("subgoal_names")}
     if len(found) != 1:
         raise ValueError(f"the parallel environments have different sub-goals: {sorted(found)}")
     names = found.pop()
