@@ -48,9 +48,25 @@ class PolicyFields:
 
 @dataclass
 class DistillationFields:
-    """Achievement distillation: an auxiliary phase between rollouts. Off unless ``every`` is set."""
+    """
+    Achievement distillation: an auxiliary phase between rollouts. Off unless ``every`` is set. Arguments of
+    :class:`crl.callbacks.AchievementPhases` and :class:`crl.objectives.achievement.AchievementDistillation`.
+    """
 
     every: int | None = setting(None, "rollouts between two auxiliary phases; none: plain PPO", low=1)
+    epochs: int = setting(6, "passes of a phase over its rollouts", low=1)
+    prediction: bool = setting(True, "contrast within episodes: which sub-goal comes next")
+    matching: bool = setting(True, "contrast between episodes: which sub-goals are the same")
+    memory: bool = setting(True, "the policy is shown the representation of the last sub-goal")
+    contrast: bool = setting(True, "false: as many steps of policy and value distillation alone (control)")
+    temperature: float = setting(0.1, "of both contrasts", above=0)
+    regularisation: float = setting(0.05, "of the optimal transport that matches sub-goals", above=0)
+    threshold: float = setting(0.5, "of its plan: less is no match", low=0, high=1)
+    targets: int = setting(16, "other episodes that each episode is matched with", low=1)
+    batch_size: int = setting(512, "steps or pairs of a gradient step", low=2)
+    learning_rate: float = setting(3e-4, "of the phase's own Adams", above=0)
+    policy_weight: float = setting(1.0, "of the policy's distillation", low=0)
+    value_weight: float = setting(1.0, "of the value function's distillation", low=0)
 
 
 @dataclass
@@ -129,6 +145,12 @@ def check_together(config: PPOConfig) -> None:
         raise FieldValueError(
             f"algorithm.batch_size={algorithm.batch_size} has to divide a rollout, algorithm.n_steps * train.n_envs = "
             f"{algorithm.n_steps} * {config.train.n_envs} = {rollout}"
+        )
+    distillation = config.distillation
+    if distillation.every is not None and not (distillation.prediction or distillation.matching):
+        raise FieldValueError(
+            "distillation.prediction=false and distillation.matching=false leave nothing to a phase: set "
+            "distillation.every=none for plain PPO, or distillation.contrast=false for the control"
         )
 
 

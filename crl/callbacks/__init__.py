@@ -1,5 +1,6 @@
 """Callbacks that attach representation objectives to live SB3 models."""
 
+from crl.callbacks.achievement_phases import AchievementPhases
 from crl.callbacks.auxiliary_loss import AuxiliaryLossCallback
 
-__all__ = ["AuxiliaryLossCallback"]
+__all__ = ["AchievementPhases", "AuxiliaryLossCallback"]

@@ -137,6 +137,11 @@ class AuxiliaryLossCallback(BaseCallback):
         self._generator: th.Generator
         self._pending_state: dict[str, Any] | None = None
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether it trains encoders of a model."""
+        return bool(self.attachments)
+
     # ---- attaching
 
     def _init_callback(self) -> None:

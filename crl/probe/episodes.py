@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from crl.callbacks.acting_env import acting_env
 from crl.envs import make_env
 
 #: episodes of the evaluation's stream (never trained on) under a seed that no evaluation uses
@@ -70,7 +71,7 @@ def collect(
     :raises ProbeError: when episodes end at their first step
     """
     env_id = config["env"]["id"]
-    env = make_env(env_id, seed=PROBE_SEED + seed, evaluation=True, **config["env"]["kwargs"])
+    env = acting_env(model, make_env(env_id, seed=PROBE_SEED + seed, evaluation=True, **config["env"]["kwargs"]))
     env.action_space.seed(seed)
     rng = np.random.default_rng(np.random.SeedSequence((PROBE_SEED, seed)))
     parts: list[dict[str, list[Any]]] = []

@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from crl.callbacks import AuxiliaryLossCallback
+from crl.callbacks.stateful import StatefulCallback
 from crl.replay import FrameReplayBuffer
 from crl.runs.frame_log import DamagedLogError, FrameLog
 from crl.runs.state import capture_envs, capture_episodes, capture_random, restore_envs, restore_random
@@ -48,7 +48,7 @@ class Checkpoints:
     def save(self, model: BaseAlgorithm, callbacks: Sequence[BaseCallback], extra: dict[str, Any]) -> Path:
         """
         :param model: between two rollouts
-        :param callbacks: auxiliary losses among them are saved
+        :param callbacks: those that have a state are saved, see :class:`crl.callbacks.stateful.StatefulCallback`
         :param extra: further plain state of the run
         :return: the checkpoint's folder
         :raises OSError: when the disk is full, say; earlier checkpoints are untouched
@@ -83,7 +83,7 @@ class Checkpoints:
             "envs": capture_envs(model.env),
             "episodes": capture_episodes(model.env),
             "extra": extra,
-            "auxiliary": [c.state_dict() for c in callbacks if isinstance(c, AuxiliaryLossCallback) and c.attachments],
+            "auxiliary": [c.state_dict() for c in callbacks if isinstance(c, StatefulCallback) and c.is_attached],
         }
         buffer = getattr(model, "replay_buffer", None)
         manifest: dict[str, Any] = {"step": model.num_timesteps, "frames": None}
