@@ -139,6 +139,22 @@ class SequenceBatch:
         return obs if self.augment is None else self.augment(obs, self.generator)
 
 
+@dataclass
+class EpisodeBatch(SequenceBatch):
+    """
+    ``batch`` whole episodes with others, T being the length of the longest. Observations are vectors, float32,
+    ``(batch, T + 1, n)``. What the environment tells of the others is None unless an objective asked for it.
+
+    :param partner_id: ``(batch,)`` int64, which of the pool it was, from 0 on
+    :param partner_actions: ``(batch, T, others)`` int64, what they did at step t
+    :param partner_observations: ``(batch, T + 1, m)`` float32, what they saw when the ego agent saw ``obs[:, t]``
+    """
+
+    partner_id: th.Tensor | None = None
+    partner_actions: th.Tensor | None = None
+    partner_observations: th.Tensor | None = None
+
+
 @runtime_checkable
 class Encoder(Protocol):
     """

@@ -13,6 +13,7 @@ from crl.losses.model_aware import model_aware_contrastive
 from crl.losses.negative_cosine import negative_cosine
 from crl.losses.nt_xent import nt_xent
 from crl.losses.pairs import PAIR_LOSSES, LossSpec, PairLoss, pair_loss
+from crl.losses.supervised_contrast import supervised_contrast
 from crl.losses.vicreg import vicreg
 from crl.losses.whitening_mse import whitening_mse
 
@@ -37,6 +38,7 @@ __all__ = [
     "negative_cosine",
     "nt_xent",
     "pair_loss",
+    "supervised_contrast",
     "uniformity",
     "vicreg",
     "whitening_mse",
