@@ -9,6 +9,7 @@ What differs from the package, which is used for the rules alone:
 
 - the time limit is ``truncated``, not ``terminated``;
 - it renders without a display: a picture in numpy, with fixed ranges;
+- a reset with a seed gives one and the same world, whatever the episode before it was;
 - its grid observations, which gymnasium refuses, and its heuristics, which cannot be imported, are not used.
 """
 
@@ -37,8 +38,8 @@ LENGTH = 50
 PREFIX = "lbf/"
 #: ids for lists, and what they are
 EXAMPLES = {
-    "lbf/Foraging-8x8-2p-2f-v3": "level-based foraging with a scripted partner: 8x8, 2 foods",
-    "lbf/Foraging-8x8-2p-2f-coop-v3": "the same where all food takes both",
+    "lbf/8x8-2p-2f": "level-based foraging with a scripted partner: 8x8, 2 foods",
+    "lbf/12x12-2p-4f-coop": "12x12, 4 foods, all of which take both",
     "lbf/<id>": "any Foraging[-2s]-<s>x<s>-<p>p-<f>f[-coop]-v3: 5 to 19 cells, 2 to 9 players, 1 to 4 foods; 2s: short sight",
 }
 
@@ -55,21 +56,25 @@ def task_ids() -> list[str]:
     ]
 
 
-def split_id(env_id: str) -> tuple[str, bool]:
+def split_id(env_id: str) -> str:
     """
     :param env_id: ``lbf/<id>``, where ``Foraging-`` and ``-v3`` may be left out: ``lbf/8x8-2p-2f``
-    :return: lbforaging's id, and whether all food takes all players
+    :return: lbforaging's id
     :raises ValueError: when there is none
     """
     found = _ID.fullmatch(env_id.removeprefix("lbf/"))
     if found is not None:
         sight, s, width, p, f, coop = found.groups()
         if s == width and int(s) in _SIZES and int(p) in _PLAYERS and int(f) in _FOODS:
-            return f"Foraging{'-2s' if sight else ''}-{s}x{s}-{p}p-{f}f{'-coop' if coop else ''}-v3", coop is not None
+            return f"Foraging{'-2s' if sight else ''}-{s}x{s}-{p}p-{f}f{'-coop' if coop else ''}-v3"
     raise ValueError(
         f"level-based foraging has no task {env_id!r}: lbf/Foraging[-2s]-<s>x<s>-<p>p-<f>f[-coop]-v3 with a field of s = "
         f"{_SIZES[0]} to {_SIZES[-1]}, p = {_PLAYERS[0]} to {_PLAYERS[-1]} players and f = {_FOODS[0]} to {_FOODS[-1]} foods"
     )
+
+
+def _pool_of(name: str) -> Pool[Foraging]:
+    return MATES if "-coop" in name else FORAGERS
 
 
 def with_partners(
@@ -98,11 +103,10 @@ def with_partners(
     :raises ValueError: when there is no such id
     :raises EnvironmentOptionError: for a value out of range
     """
-    name, coop = split_id(env_id)
-    scripts = MATES if coop else FORAGERS
-    check_pool_options(scripts, pool, partner, oracle=oracle, pixels=pixels, relative=relative)
+    name = split_id(env_id)
+    check_pool_options(_pool_of(name), pool, partner, oracle=oracle, pixels=pixels, relative=relative)
     check_positive(size=size, n_stack=n_stack, time_limit=time_limit)
-    make = partial(LevelBasedForaging, name, scripts, pool, partner, relative, time_limit, size)
+    make = partial(LevelBasedForaging, name, None, pool, partner, relative, time_limit, size)
     return partial(_make, make, oracle, pixels, n_stack)
 
 
@@ -124,7 +128,7 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
     window around the ego, what is beyond the field in grey.
 
     :param name: lbforaging's id
-    :param scripts: of the partners
+    :param scripts: of the partners; None takes crl's own for the task
     :param pool: see :class:`AgentPoolEnv`
     :param partner: see :class:`AgentPoolEnv`
     :param relative: see above
@@ -138,14 +142,14 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
     def __init__(
         self,
         name: str,
-        scripts: Pool[Foraging] = FORAGERS,
+        scripts: Pool[Foraging] | None = None,
         pool: str = "train",
         partner: int | str | None = None,
         relative: bool = True,
         time_limit: int = LENGTH,
         size: int = 64,
     ) -> None:
-        super().__init__(scripts, pool, partner)
+        super().__init__(_pool_of(name) if scripts is None else scripts, pool, partner)
         self.render_mode = "rgb_array"
         self.size = size
         make = _package()
@@ -170,6 +174,8 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         self._highest_food, self._highest_level = float(space.high[2]), float(max(self._env.max_player_level))
 
     def _begin_world(self, seed: int) -> np.ndarray:
+        for player in self._env.players:
+            player.position = None  # else cells where the last episode ended stay out of the draw
         observations, _ = self._env.reset(seed=seed)
         self._seen = observations
         return self._observe(observations[0])

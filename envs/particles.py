@@ -146,14 +146,22 @@ class ParticleWorld(AgentPoolEnv[Particles]):
     :param pool: see :class:`AgentPoolEnv`
     :param partner: see :class:`AgentPoolEnv`
     :param size: side of the pictures, in pixels
+    :param scripts: of the partners; None takes the task's own
     :raises ImportError: without mpe2; names the extra
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    def __init__(self, env_id: str, pool: str = "train", partner: int | str | None = None, size: int = 64) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        pool: str = "train",
+        partner: int | str | None = None,
+        size: int = 64,
+        scripts: Pool[Particles] | None = None,
+    ) -> None:
         self.task = split_id(env_id)
-        super().__init__(self.task.scripts, pool, partner)
+        super().__init__(self.task.scripts if scripts is None else scripts, pool, partner)
         self.render_mode = "rgb_array"
         self.size = size
         made = _package(self.task.module).raw_env(**self.task.kwargs)
