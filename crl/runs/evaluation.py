@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from crl.envs import make_env
+from crl.callbacks.acting_env import acting_env
+from crl.envs import make_env, make_vec_env
+from crl.history import seen_by
+from crl.objectives.memory_extractor import memory_width
 from crl.runs.state import capture_random, restore_random
 
 #: evaluation episodes are the same for all agents and seeds, and none of them is trained on
@@ -35,6 +41,7 @@ class Evaluation:
     :param mc_returns: what came of them: discounted returns, means over the same states. An episode that was cut off by its
         time limit ends with the critic's value of its last state, as in training. (The entropy that SAC's values count as
         reward is not in them.)
+    :param partners: ``info["partner_id"]`` of each episode, where the world is shared with others; else empty
     """
 
     returns: list[float]
@@ -42,6 +49,14 @@ class Evaluation:
     frames: list[np.ndarray]
     q_values: list[float] = field(default_factory=list)
     mc_returns: list[float] = field(default_factory=list)
+    partners: list[int] = field(default_factory=list)
+
+    @property
+    def return_by_partner(self) -> dict[int, float]:
+        """Mean return with each partner that was met."""
+        met = sorted(set(self.partners))
+        pairs = list(zip(self.partners, self.returns, strict=True)) if met else []
+        return {partner: float(np.mean([r for p, r in pairs if p == partner])) for partner in met}
 
     @property
     def mean(self) -> float:
@@ -72,46 +87,101 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """
-    Deterministic actions, an environment of its own, no stopping at the best.
+    Deterministic actions, environments of its own, no stopping at the best.
+
+    With ``train.eval_envs`` environments side by side each has a fixed share of the episodes: the first ones to end would be
+    the short ones. Which episodes they are depends on the number of environments, and on nothing else.
 
     :param model: any agent
-    :param config: of the run; ``env`` is read
+    :param config: of the run; ``env`` is read, and ``train.eval_envs``
     :param episodes: number of episodes
     :param film: keep the frames of the first one
     :param stop: asked at every step whether to give up
     :raises EvaluationStopped: when it says so
     """
+    n_envs = min(episodes, config["train"].get("eval_envs", 1))
+    quota = [episodes // n_envs + (index < episodes % n_envs) for index in range(n_envs)]
     random_state = capture_random(model)
-    env = make_env(config["env"]["id"], seed=EVALUATION_SEED, evaluation=True, **config["env"]["kwargs"])
-    returns, lengths, frames = [], [], []
-    q_values: list[float] = []
-    mc_returns: list[float] = []
+    env = _environments(model, config, n_envs)
+    has_critic = hasattr(model, "critic")
+    running = [_Episode() for _ in range(n_envs)]
+    ended: list[list[_Episode]] = [[] for _ in range(n_envs)]
+    frames: list[np.ndarray] = []
     try:
-        for episode in range(episodes):
-            obs, _ = env.reset()
-            observations, actions, rewards, over = [obs], [], [], False
-            while not over:
-                if stop():
-                    raise EvaluationStopped
-                if film and episode == 0:
-                    frames.append(_picture(obs))
-                action, _ = model.predict(obs, deterministic=True)
-                obs, reward, terminated, truncated, _ = env.step(action)
-                observations.append(obs)
-                actions.append(action)
-                rewards.append(float(reward))
-                over = terminated or truncated
-            returns.append(sum(rewards))
-            lengths.append(len(rewards))
-            if hasattr(model, "critic"):
-                actions.append(model.predict(obs, deterministic=True)[0])
-                q, came = _compare(model, observations, actions, rewards, terminated)
-                q_values.append(q)
-                mc_returns.append(came)
+        obs, state, begins = env.reset(), None, np.ones(n_envs, dtype=bool)
+        while any(len(done) < share for done, share in zip(ended, quota, strict=True)):
+            if stop():
+                raise EvaluationStopped
+            if film and not ended[0]:
+                frames.append(_picture(_one(obs, 0)))
+            actions, state = model.predict(obs, state=state, episode_start=begins, deterministic=True)  # type: ignore[arg-type]
+            next_obs, rewards, begins, infos = env.step(actions)
+            for index, episode in enumerate(running):
+                if len(ended[index]) == quota[index]:
+                    continue
+                episode.rewards.append(float(rewards[index]))
+                if has_critic:
+                    episode.observations.append(_one(obs, index))
+                    episode.actions.append(actions[index])
+                if begins[index]:
+                    if has_critic:
+                        _value(episode, model, infos[index])
+                    episode.partner = infos[index].get("partner_id")
+                    ended[index].append(episode)
+                    running[index] = _Episode()
+            obs = next_obs
     finally:
         env.close()
         restore_random(model, random_state)
-    return Evaluation(returns, lengths, frames, q_values, mc_returns)
+    all_episodes = [episode for of_one in ended for episode in of_one]
+    return Evaluation(
+        [sum(episode.rewards) for episode in all_episodes],
+        [len(episode.rewards) for episode in all_episodes],
+        frames,
+        [episode.q_value for episode in all_episodes if episode.q_value is not None],
+        [episode.mc_return for episode in all_episodes if episode.mc_return is not None],
+        [episode.partner for episode in all_episodes if episode.partner is not None],
+    )
+
+
+@dataclass
+class _Episode:
+    """One that is under way, or has ended and left its observations behind."""
+
+    rewards: list[float] = field(default_factory=list)
+    observations: list[Any] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    q_value: float | None = None
+    mc_return: float | None = None
+    partner: int | None = None
+
+
+def _value(episode: _Episode, model: BaseAlgorithm, info: dict[str, Any]) -> None:
+    """What the critic said of an episode that has ended, and what came of it."""
+    last = info["terminal_observation"]
+    observations = [*episode.observations, last]
+    actions = [*episode.actions, model.predict(last, deterministic=True)[0]]
+    terminated = not info["TimeLimit.truncated"]
+    episode.q_value, episode.mc_return = _compare(model, observations, actions, episode.rewards, terminated)
+    episode.observations, episode.actions = [], []
+
+
+def _environments(model: BaseAlgorithm, config: dict[str, Any], n_envs: int) -> VecEnv:
+    """Each with episodes of its own from the evaluation's stream."""
+    env_id, kwargs = config["env"]["id"], config["env"]["kwargs"]
+    if n_envs > 1 and not memory_width(model.observation_space):
+        parallel = make_vec_env(env_id, seed=EVALUATION_SEED, n_envs=n_envs, evaluation=True, **kwargs)
+        return seen_by(model, parallel)  # type: ignore[no-any-return]
+
+    def make(index: int) -> gym.Env[Any, Any]:
+        return acting_env(model, make_env(env_id, seed=EVALUATION_SEED, evaluation=True, env_index=index, **kwargs))
+
+    return DummyVecEnv([partial(make, index) for index in range(n_envs)])
+
+
+def _one(obs: Any, index: int) -> Any:
+    """The observation of one environment out of all of them."""
+    return {key: part[index] for key, part in obs.items()} if isinstance(obs, dict) else obs[index]
 
 
 @th.no_grad()

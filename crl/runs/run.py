@@ -20,18 +20,21 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from crl.agents import build, resolve
-from crl.callbacks import AuxiliaryLossCallback
+from crl.callbacks.stateful import StatefulCallback
 from crl.compute import resolve_precision, set_threads
 from crl.envs import make_vec_env
+from crl.envs.atari_scores import human_normalised
+from crl.envs.subgoals import reports_subgoals
 from crl.runs.checkpoint import Checkpoints, NoCheckpointError
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
-from crl.runs.lengths import action_repeat
+from crl.runs.lengths import action_repeat, final_episodes
 from crl.runs.run_callback import EventWriter, RunCallback, Stopped, TableWriter
 from crl.runs.state import check_finite, weights_sha256
 from crl.runs.stop import StopRequest
+from crl.runs.subgoal_score import SubgoalScore
 
-_PACKAGES = ("crl", "torch", "stable-baselines3", "gymnasium", "numpy", "kornia", "dm-control", "mujoco", "shimmy")
+_PACKAGES = ("crl", "torch", "stable-baselines3", "gymnasium", "numpy", "kornia", "dm-control", "mujoco", "shimmy", "ale-py")
 
 
 class UnusableConfigError(ValueError):
@@ -187,7 +190,7 @@ def _go_on(
     if not found["episodes_go_on"]:
         _say(f"{config['env']['id']} cannot restore an episode: it begins anew, and the run differs from one never stopped")
     for callback, state in zip(
-        (c for c in callbacks if isinstance(c, AuxiliaryLossCallback)), found["auxiliary"], strict=False
+        (c for c in callbacks if isinstance(c, StatefulCallback)), found["auxiliary"], strict=False
     ):
         callback.load_state_dict(state)
     Table(folder.progress_file).cut("step", model.num_timesteps)
@@ -239,12 +242,20 @@ def _begin(config: dict[str, Any]) -> tuple[BaseAlgorithm, list[BaseCallback]]:
 
 def _make_env(config: dict[str, Any]) -> VecEnv:
     run, train_fields = config["run"], config["train"]
-    return make_vec_env(config["env"]["id"], seed=run["seed"], n_envs=train_fields["n_envs"], **config["env"]["kwargs"])
+    return make_vec_env(
+        config["env"]["id"],
+        seed=run["seed"],
+        n_envs=train_fields["n_envs"],
+        subprocess=train_fields.get("subprocess", False),
+        **config["env"]["kwargs"],
+    )
 
 
 def _build(config: dict[str, Any], env: VecEnv) -> tuple[BaseAlgorithm, list[BaseCallback]]:
     recipe = {key: value for key, value in config.items() if key != "run"}
-    return build(recipe, env, seed=config["run"]["seed"], device=config["run"]["device"])
+    model, callbacks = build(recipe, env, seed=config["run"]["seed"], device=config["run"]["device"])
+    # of any agent: what it reached is a fact about the training, not about the method
+    return model, [*callbacks, SubgoalScore()] if reports_subgoals(env) else callbacks
 
 
 def _learn(
@@ -286,15 +297,19 @@ def _learn(
         model.learn(left, callback=[*callbacks, own], reset_num_timesteps=model.num_timesteps == 0, log_interval=4)
         if left > 0:
             own.save()  # before the last evaluation, which a signal may end
-        final = own.evaluate()
+        final = own.evaluate(final=True)
+        score = human_normalised(config["env"]["id"], final)
         folder.update_summary(
             state="finished",
             steps=model.num_timesteps,
             env_steps=model.num_timesteps * run["action_repeat"],
             seconds=round(own.seconds, 1),
+            training_seconds=round(own.seconds - own.eval_seconds, 1),
+            evaluation_seconds=round(own.eval_seconds, 1),
             updates_per_second=round(own.updates_per_second, 3),
             final_return=final,
-            eval_episodes=fields["eval_episodes"],
+            eval_episodes=final_episodes(config),
+            **({} if score is None else {"human_normalised": score}),
             weights_sha256=weights_sha256(model),
         )
     except (Stopped, EvaluationStopped) as stop:

@@ -238,6 +238,7 @@ class RunCallback(BaseCallback):
         if result.q_mean is not None and result.mc_return is not None:
             row |= {"q_mean": result.q_mean, "mc_return": result.mc_return}
             shown |= {"eval/q_mean": result.q_mean, "eval/mc_return": result.mc_return}
+        row |= {f"partner{partner}": value for partner, value in result.return_by_partner.items()}
         self.eval_table.append(row)
         for writer in self.model.logger.output_formats:  # at once: the log is not written again after the last episode
             if isinstance(writer, TensorBoardOutputFormat):

@@ -1,6 +1,8 @@
 """Evaluation, its diagnostics, and what a run writes down."""
 
 import csv
+import time
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -9,8 +11,9 @@ import torch as th
 from gymnasium import spaces
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from crl.envs.episode_seeds import episode_seed
 from crl.runs import run_callback
-from crl.runs.evaluation import EvaluationStopped, _compare, _picture, evaluate, write_curve
+from crl.runs.evaluation import EVALUATION_SEED, EvaluationStopped, _compare, _picture, evaluate, write_curve
 from crl.runs.folder import Table
 from crl.runs.run import Stopped, load_model, new_run, resume, train
 
@@ -120,10 +123,10 @@ def test_a_signal_during_an_evaluation(tmp_path, monkeypatch, at):
     folder = new_run("curl-sac", "toy/reach", FIELDS, seed=3, out=tmp_path / "run", steps=150, checkpoint_every=0)
     evaluation = run_callback.RunCallback.evaluate
 
-    def signalled(self):
+    def signalled(self, **kwargs):
         if self.model.num_timesteps == at:
             self.stop.note(2)
-        return evaluation(self)
+        return evaluation(self, **kwargs)
 
     monkeypatch.setattr(run_callback.RunCallback, "evaluate", signalled)
     with pytest.raises(Stopped, match="SIGINT"):
@@ -145,6 +148,73 @@ def test_pause_and_go_on(tmp_path):
         train(folder, show_progress=False, pause_at=70)
     assert folder.summary()["steps"] == 70 and folder.summary()["updates_per_second"] > 0
     assert resume(folder, show_progress=False)["weights_sha256"] == want["weights_sha256"]
+
+
+class Lengths(gym.Env):
+    """Each episode is as long as its seed says, and tells by its return which one it was."""
+
+    observation_space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.length = 0, int(self.np_random.integers(2, 40))
+        self.value = float(self.np_random.integers(1_000_000))
+        return np.zeros((3, 36, 36), np.uint8), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == self.length
+        return np.full((3, 36, 36), self.t, np.uint8), self.value * over, over, False, {}
+
+
+class Nobody:
+    """What evaluate asks of a model."""
+
+    observation_space, action_space = Lengths.observation_space, Lengths.action_space
+    device = th.device("cpu")
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=False):
+        return np.zeros((len(obs), 1), np.float32), state
+
+
+@pytest.mark.parametrize("n_envs, episodes", [(1, 3), (4, 10), (4, 3)])
+def test_every_environment_has_its_share_of_episodes(n_envs, episodes):
+    """Of each its first ones, however long they are and whoever ends first."""
+    gym.register("crl-test/Lengths-v0", entry_point=Lengths, disable_env_checker=True)
+    try:
+        config = {"env": {"id": "crl-test/Lengths-v0", "kwargs": {}}, "train": {"eval_envs": n_envs}}
+        found = evaluate(Nobody(), config, episodes)
+        want = []
+        for index in range(min(n_envs, episodes)):
+            env = Lengths()
+            for episode in range(len(range(index, episodes, n_envs))):
+                env.reset(seed=episode_seed(EVALUATION_SEED, index, episode, evaluation=True))
+                want.append((env.value, env.length))
+        assert len(want) == episodes and list(zip(found.returns, found.lengths, strict=True)) == want
+    finally:
+        del gym.registry["crl-test/Lengths-v0"]
+
+
+def test_the_last_evaluation_is_longer_and_its_time_is_apart(tmp_path):
+    overrides = {**FIELDS, "train.final_episodes": "3", "train.eval_envs": "2"}
+    folder = new_run("curl-sac", "toy/reach", overrides, seed=3, out=tmp_path / "run", steps=130)
+    summary = train(folder, show_progress=False)
+    rows = Table(folder.eval_file).rows()
+    assert [row["episodes"] for row in rows] == ["1", "1", "3"] and summary["eval_episodes"] == 3
+    assert summary["final_return"] == float(rows[-1]["mean"])
+    assert summary["evaluation_seconds"] > 0 and "human_normalised" not in summary
+    assert summary["training_seconds"] + summary["evaluation_seconds"] == pytest.approx(summary["seconds"], abs=0.11)
+
+
+def test_evaluations_slow_no_updates_down(tmp_path):
+    """In what is reported: a minute of them in the middle changes nothing."""
+    folder = new_run("curl-sac", "toy/reach", FIELDS, seed=3, out=tmp_path / "run", steps=25)
+    own = run_callback.RunCallback(folder, folder.config(), None, [], 25, 1, 0, 60, 1, show_progress=False)
+    own.model = SimpleNamespace(_n_updates=50)
+    own._first_updates = 10, time.monotonic() - 64.0
+    own._leave_out(60.0)
+    assert own.updates_per_second == pytest.approx(10.0, rel=0.01)
 
 
 class Grey(gym.Env):
