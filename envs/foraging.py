@@ -83,7 +83,7 @@ def with_partners(
     pool: str = "train",
     partner: int | str | None = None,
     oracle: bool = False,
-    relative: bool = True,
+    relative: bool = False,
     time_limit: int = LENGTH,
     pixels: bool = False,
     size: int = 64,
@@ -145,7 +145,7 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         scripts: Pool[Foraging] | None = None,
         pool: str = "train",
         partner: int | str | None = None,
-        relative: bool = True,
+        relative: bool = False,
         time_limit: int = LENGTH,
         size: int = 64,
     ) -> None:
