@@ -109,7 +109,11 @@ def replay_buffer_kwargs(replay: ReplayFields, crop: int | None) -> dict[str, An
 
 
 def _objective(fields: ObjectiveFields) -> Objective | None:
-    return None if fields.weight == 0 else CURL(keys=fields.keys)
+    if fields.weight == 0:
+        return None
+    if fields.temperature is None:
+        return CURL(keys=fields.keys)
+    return CURL(keys=fields.keys, loss="info_nce", loss_kwargs={"temperature": fields.temperature})
 
 
 def policy_kwargs(fields: PolicyFields) -> dict[str, Any]:

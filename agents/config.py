@@ -66,7 +66,7 @@ class TrainFields:
 
 #: fields that earlier configurations lack, and the values that say what those runs did. At these values they are no part of
 #: a configuration's hash, so that what was measured before still counts as measured.
-ADDED_FIELDS: dict[str, Any] = {"train.final_episodes": None, "train.eval_envs": 1}
+ADDED_FIELDS: dict[str, Any] = {"train.final_episodes": None, "train.eval_envs": 1, "objective.temperature": None}
 
 
 def check_images(env: EnvFields, policy: EncoderFields, replay: ReplayFields) -> None:

@@ -174,8 +174,9 @@ def parse(config: Mapping[str, Any]) -> Any:
         raise ConfigError("the configuration lacks agent")
     family = family_of(str(config["agent"]))
     parsed = family.config()
-    flat = {**ADDED_FIELDS, **flatten(config)}
-    missing = [path for path in field_paths(family.config) if path not in ("env.kwargs", "kwargs") and path not in flat]
+    known = field_paths(family.config)
+    flat = {**{path: value for path, value in ADDED_FIELDS.items() if path in known}, **flatten(config)}
+    missing = [path for path in known if path not in ("env.kwargs", "kwargs") and path not in flat]
     if missing:
         raise ConfigError(f"the configuration lacks {', '.join(missing)}")
     for path, value in flat.items():

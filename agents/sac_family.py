@@ -60,6 +60,9 @@ class ObjectiveFields:
     balance: float | None = setting(None, "ratio of its encoder gradient's norm to the critic's; joint only", above=0)
     learning_rate: float | None = setting(None, "of its heads and own steps; none: algorithm.learning_rate", above=0)
     keys: Literal["target", "own", "online"] = setting("target", "where CURL's keys come from")
+    temperature: float | None = setting(
+        None, "of InfoNCE on cosine similarities; none: CURL's bilinear product, whose matrix learns the scale", above=0
+    )
 
 
 @dataclass

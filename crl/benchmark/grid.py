@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crl.agents.config import ADDED_FIELDS
 from crl.agents.recipes import flatten, resolve
 from crl.benchmark.suite import Suite, Task
 from crl.envs.make import check_env_id
@@ -159,7 +160,8 @@ def same_run(cell: Cell, config: Mapping[str, Any]) -> list[str]:
     :return: fields in which the two differ, as ``field: there, here``
     """
     wanted = flatten(resolve(cell.agent, cell.task.env, cell.overrides))
-    there = flatten({key: value for key, value in config.items() if key != "run"})
+    added = {path: value for path, value in ADDED_FIELDS.items() if path in wanted}
+    there = {**added, **flatten({key: value for key, value in config.items() if key != "run"})}
     differ = [
         f"{path}: {there.get(path)} there, {wanted.get(path)} here"
         for path in sorted(wanted.keys() | there.keys())

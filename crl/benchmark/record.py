@@ -6,13 +6,13 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from crl.agents.recipes import flatten, resolve
 from crl.benchmark.grid import TUNING_SEEDS
 from crl.benchmark.plan import read_plan
-from crl.benchmark.results import config_hash
-from crl.runs.folder import RunFolder, Table
+from crl.benchmark.results import config_hash, find_runs
+from crl.runs.folder import RunFolder, RunFolderError, Table
 
 MEASURED = Path(__file__).parent / "data" / "measured.csv"
 KEYS = ("agent", "env", "seed", "config_hash", "revision")
@@ -90,10 +90,59 @@ def record(path: Path, table: Path = MEASURED) -> dict[str, Any]:
         writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    curve = table.parent / "curves" / f"{curve_name(row)}.csv"
+    curve = _curve_file(table, row)
     curve.parent.mkdir(exist_ok=True)
     curve.write_text(RunFolder(path).eval_file.read_text())
     return row
+
+
+class Recorded(NamedTuple):
+    """
+    What became of a run's numbers.
+
+    :param path: folder of the run
+    :param kept: whether they are in the table
+    :param words: what was done, or why nothing
+    """
+
+    path: Path
+    kept: bool
+    words: str
+
+
+def record_all(folder: Path, table: Path = MEASURED) -> list[Recorded]:
+    """
+    Record every finished run in a folder, such as that of a benchmark. What is recorded already is left as it is.
+
+    :param folder: of a run, or with runs below it
+    :param table: CSV file
+    :return: one entry a run, unfinished ones and those on tuning seeds included
+    :raises RecordError: when there is no run
+    """
+    paths = find_runs(folder) if folder.is_dir() else []
+    if not paths:
+        raise RecordError(f"no runs in {folder}: a run's folder holds config.yaml, eval.csv and summary.json")
+    found = []
+    for path in paths:
+        try:
+            row = measured_row(path)
+        except (RecordError, RunFolderError) as error:
+            found.append(Recorded(path, False, str(error)))
+            continue
+        told = f"{row['agent']} on {row['env']}, seed {row['seed']}: {row['final_return']} after {row['env_steps']} steps"
+        as_written = {key: "" if value is None else str(value) for key, value in row.items()}
+        there = any(as_written.items() <= old.items() for old in Table(table).rows())
+        if there and _curve_file(table, row).exists():
+            told += ", recorded already"
+        else:
+            record(path, table)
+        stale = _hash_now(row, json.loads(row["set"])) != row["config_hash"]
+        found.append(Recorded(path, True, f"{told}; stale: today's recipe differs" if stale else told))
+    return found
+
+
+def _curve_file(table: Path, row: Mapping[str, Any]) -> Path:
+    return table.parent / "curves" / f"{curve_name(row)}.csv"
 
 
 def curve_name(row: Mapping[str, Any]) -> str:

@@ -247,7 +247,8 @@ def recipe_differences(config: Mapping[str, Any], overrides: Mapping[str, Any]) 
         current = flatten(resolve(str(config["agent"]), str(config["env"]["id"]), overrides))
     except ValueError:
         return None
-    there = {**ADDED_FIELDS, **flatten({key: value for key, value in config.items() if key != "run"})}
+    added = {path: value for path, value in ADDED_FIELDS.items() if path in current}
+    there = {**added, **flatten({key: value for key, value in config.items() if key != "run"})}
     absent = "absent"
     return [
         f"{path}: {there.get(path, absent)} ({current.get(path, absent)})"

@@ -26,7 +26,10 @@ DRAWN = {
     "effective rank": ("trained", "effective_rank"),
 }
 #: lines to compare the probe's R² with
-_BESIDE: dict[str, tuple[str, Any]] = {"random encoder": ("random", (0, (8, 2, 1, 2))), "encoder trained on the state": ("supervised", "--")}
+_BESIDE: dict[str, tuple[str, Any]] = {
+    "random encoder": ("random", (0, (8, 2, 1, 2))),
+    "encoder trained on the state": ("supervised", "--"),
+}
 
 
 def probed(report: Mapping[str, Any], path: Sequence[str]) -> float | None:

@@ -5,8 +5,8 @@ import pytest
 from crl.agents.fields import ConfigError
 from crl.agents.recipes import resolve
 from crl.benchmark.forecast import forecast, replay_bytes, workers_that_fit
-from crl.benchmark.grid import GridError, make_grid, parse_seeds, parse_variants, same_run
-from crl.benchmark.suite import load_suite
+from crl.benchmark.grid import GridError, choose_agents, make_grid, parse_seeds, parse_variants, same_run
+from crl.benchmark.suite import Suite, Task, load_suite
 
 
 def test_every_combination_seed_by_seed():
@@ -29,6 +29,28 @@ def test_variants():
             parse_variants([item])
 
 
+def test_suites_name_agents_and_seeds():
+    suite = load_suite("swingup100k")
+    chosen = choose_agents(suite, [], None)
+    five, three = [1, 2, 3, 4, 5], [1, 2, 3]
+    assert chosen == {
+        "sac": five, "rad-sac": five, "curl-sac": five, "contrast-sac": three, "frozen-sac": three, "drq-sac": three
+    }  # fmt: skip
+    cells = make_grid(suite, chosen)
+    assert len(cells) == 24 and [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    assert {cell.seed for cell in cells if cell.agent == "drq-sac"} == {1, 2, 3}
+    assert choose_agents(suite, ["drq-sac", "curl-sac-paper"], None) == {"drq-sac": three, "curl-sac-paper": five}
+    assert choose_agents(suite, ["drq-sac"], [7]) == {"drq-sac": [7]}
+    with pytest.raises(GridError, match="dmc100k names none"):
+        choose_agents(load_suite("dmc100k"), [], None)
+
+
+def test_unknown_environments_before_anything_runs():
+    task = Task("dmc/cartpole-swingupp", 0, 1, "x")
+    with pytest.raises(ValueError, match="dmc/cartpole-swingup"):
+        make_grid(Suite("mine", "", 100, 50, 1, (task,)), ["curl-sac"], [1])
+
+
 def test_seeds():
     assert parse_seeds("3") == [1, 2, 3] and parse_seeds("2-4") == [2, 3, 4] and parse_seeds("1,7-8") == [1, 7, 8]
     assert parse_seeds("101-102", tuning=True) == [101, 102]
@@ -48,13 +70,17 @@ def test_wrong_names_before_anything_runs():
     with pytest.raises(ConfigError):
         make_grid(suite, ["rad-sac"], [1], ["algorithm.gama=0.9"])
     with pytest.raises(GridError, match="every agent once"):
-        make_grid(suite, ["sac", "sac"], [1])
+        choose_agents(suite, ["sac", "sac"], [1])
 
 
 def test_a_run_with_another_configuration_is_noticed():
     (cell,) = make_grid(load_suite("swingup100k"), ["sac"], [3])
     config = {**resolve("sac", cell.task.env, cell.overrides), "run": {"seed": 3}}
     assert same_run(cell, config) == []
+    # fields that did not exist when it was made
+    before = {**config, "train": {k: v for k, v in config["train"].items() if k not in ("final_episodes", "eval_envs")}}
+    before["objective"] = {k: v for k, v in config["objective"].items() if k != "temperature"}
+    assert same_run(cell, before) == []
     other = resolve("sac", cell.task.env, {**cell.overrides, "algorithm.gamma": 0.9})
     assert same_run(cell, {**other, "run": {"seed": 4}}) == ["algorithm.gamma: 0.9 there, 0.99 here", "seed: 4 there, 3 here"]
 

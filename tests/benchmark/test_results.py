@@ -10,7 +10,7 @@ from crl.benchmark.comparison import compare
 from crl.benchmark.grid import make_grid
 from crl.benchmark.plan import PlanError, read_plan, write_plan
 from crl.benchmark.published import DATA, protocol_differences, published, published_lengths
-from crl.benchmark.record import RecordError, curve_name, measured_row, read_measured, record
+from crl.benchmark.record import RecordError, curve_name, measured_row, read_measured, record, record_all
 from crl.benchmark.results import ResultsError, config_hash, find_runs, read_runs
 from crl.benchmark.suite import Suite, SuiteError, Task
 
@@ -256,6 +256,31 @@ def test_recording(tmp_path):
         measured_row(write_run(tmp_path, seed=4, state="failed", evaluations=3))
     with pytest.raises(RecordError, match="nobody can look up"):
         measured_row(write_run(tmp_path, seed=5, revision="abc-dirty"))
+
+
+def test_a_grid_is_recorded_at_once(tmp_path):
+    out, table = tmp_path / "grid", tmp_path / "data" / "measured.csv"
+    for seed in (1, 2):
+        write_run(out, seed=seed, final=100.0 * seed)
+    write_run(out, seed=3, change=lambda config: config["algorithm"].update(gone=1))
+    write_run(out, "sac", seed=1, state="running", evaluations=4)
+    write_run(out, "sac", seed=2, revision="abc-dirty")
+    write_run(out, "sac", seed=101)
+    found = record_all(out, table)
+    assert [entry.kept for entry in found] == [True] * 3 + [False] * 3
+    assert "stale" in found[2].words and not any("stale" in entry.words for entry in found[:2])
+    said = " ".join(entry.words for entry in found[3:])
+    assert "running" in said and "nobody can look up" in said and "tuning seed 101" in said
+    rows, curves = table.read_text(), {file.name for file in (table.parent / "curves").iterdir()}
+    assert rows.count("\n") == 4 and len(curves) == 3
+    before = {file: file.stat().st_mtime_ns for file in table.parent.rglob("*.csv")}
+    again = record_all(out, table)
+    assert all("recorded already" in entry.words for entry in again[:3])
+    assert before == {file: file.stat().st_mtime_ns for file in table.parent.rglob("*.csv")}
+    (table.parent / "curves" / "curl-sac-dmc-cartpole-swingup-seed2.csv").unlink()
+    assert "already" not in record_all(out, table)[1].words and table.read_text() == rows
+    with pytest.raises(RecordError, match="no runs in"):
+        record_all(tmp_path / "nowhere", table)
 
 
 def test_rows_that_crl_ships_are_read():

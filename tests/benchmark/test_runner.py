@@ -6,10 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from crl.agents.fields import ConfigError
+from crl.agents.recipes import resolve
+from crl.benchmark.command import bench
+from crl.benchmark.comparison import compare
 from crl.benchmark.grid import make_grid
+from crl.benchmark.results import read_runs
 from crl.benchmark.runner import Bench, BenchError, as_text, results
 from crl.benchmark.suite import load_suite
 from crl.runs.folder import RunFolder
@@ -17,6 +23,7 @@ from crl.runs.run import new_run, train
 from crl.runs.stop import PAUSE_FILE
 
 from ..runs.small import FIELDS
+from .synthetic import write_run
 
 SUITE = """
 text: tiny
@@ -114,6 +121,99 @@ def test_a_crash_is_tried_once_more_with_the_same_seed(tmp_path, monkeypatch, cr
     assert row["return"] is None, "there was no evaluation yet"
     again = Bench(cells, tmp_path / "out", workers=1)
     assert again.count("failed") == 1, "it stays in the table, and is not tried a third time"
+
+
+DIVERGING = """
+import gymnasium as gym
+from crl.envs.toy import ToyReach
+
+
+class Diverging(ToyReach):
+    steps = 0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        Diverging.steps += 1
+        return obs, reward if Diverging.steps < 110 else float("nan"), terminated, truncated, info
+
+
+gym.register("Diverging-v0", Diverging)
+"""
+
+
+def test_a_loss_that_is_no_number(tmp_path, monkeypatch):
+    """Tried once more with the same seed, then kept in the table at its last evaluation, flagged; others go on."""
+    (tmp_path / "diverging.py").write_text(DIVERGING)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    more = {"replay.n_stack": "3", "replay.augment": "random_shift"}
+    (cell,) = tiny(tmp_path, [5], env="diverging:Diverging-v0", steps=400, **more)
+    work = Bench([cell], tmp_path / "out", workers=1, checkpoint_every=20)
+    assert work.run() and work.jobs[0].attempts == 2
+    (row,) = results(work.jobs)
+    assert row["state"] == "failed" and "FloatingPointError" in row["error"]
+    evaluated = folder_rows(work.jobs[0].folder)
+    assert evaluated and row["return"] == float(evaluated[-1]["mean"]) and row["steps"] < 400
+    log = Path(work.jobs[0].launch.log).read_text()
+    assert log.count("the run failed") == 2 and "going on with" in log
+    # as a reader of the report sees it
+    (run,) = read_runs([tmp_path / "out"])[0]
+    assert run.state == "failed" and run.counts and run.last_return == row["return"] and "FloatingPointError" in run.error
+
+
+class Crashing:
+    """An executor whose launches end with that code, at once."""
+
+    def __init__(self, code):
+        self.code = code
+
+    def start(self, launches):
+        return [self for _ in launches]
+
+    def adopt(self, launch):
+        return None
+
+    def begun(self):
+        return True
+
+    def poll(self):
+        return self.code
+
+
+def test_probes_follow_finished_runs(tmp_path):
+    (cell,) = cells = tiny(tmp_path, [1], steps=40)
+    out = tmp_path / "out"
+    train(new_run(cell.agent, cell.task.env, dict(cell.overrides), 1, out=cell.folder(out)), show_progress=False)
+    few = ["--episodes", "8", "--supervised-updates", "2", "--no-pictures"]
+    work = Bench(cells, out, workers=1, probe=few)
+    assert work.count("waiting") == 1, "it has finished, and has not been probed"
+    assert work.run() and work.count("finished") == 1
+    (run,) = read_runs([out])[0]
+    assert run.probe is not None and run.probe["episodes"] == 8
+    assert Bench(cells, out, workers=1, probe=few).count("finished") == 1, "once"
+    # a probe that cannot be made leaves the run as it is
+    (run.path / "probe").rename(run.path / "elsewhere")
+    failing = Bench(cells, out, workers=1, probe=few, executor=Crashing(1))
+    assert failing.run(poll=0) and failing.jobs[0].attempts == 2
+    (row,) = results(failing.jobs)
+    assert row["state"] == "finished" and row["error"].startswith("not probed") and row["return"] == run.last_return
+
+
+def test_an_ablation_is_a_grid_arm_a_value(tmp_path, capsys):
+    """``--set field=a,b``: every value is run on the same seeds, and the report names the arms."""
+    (tmp_path / "tiny.yaml").write_text(SUITE.format(steps=40, env="toy/reach", fields="train.threads: 1"))
+    suite, items = tmp_path / "tiny.yaml", ["objective.temperature=0.1,0.5"]
+    bench(str(suite), "curl-sac", "2", tmp_path / "out", items, dry_run=True)
+    assert "4 runs, 4 left" in capsys.readouterr().out
+    for cell in make_grid(load_suite(str(suite)), ["curl-sac"], [1, 2], items):
+        name = cell.label.partition("=")[2]
+        write_run(tmp_path / "out", "curl-sac", "toy/reach", cell.seed, 10.0, label=cell.label, overrides=dict(cell.overrides))
+        assert resolve("curl-sac", "toy/reach", cell.overrides)["objective"]["temperature"] == float(name)
+    found = compare([tmp_path / "out"])
+    arms = [f"curl-sac+objective.temperature={value}" for value in ("0.1", "0.5")]
+    assert found.agents == arms and all(found.seeds[arm] == [1, 2] for arm in arms)
+    with pytest.raises(ConfigError, match="temperature"):
+        bench(str(suite), "curl-sac", "2", tmp_path / "out", ["objective.temperature=0.1,0"], dry_run=True)
 
 
 def test_pauses_are_not_counted(tmp_path, monkeypatch):
