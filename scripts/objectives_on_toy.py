@@ -56,11 +56,13 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "atc": ATC,
     "atc-hard": partial(ATC, hard_negatives=2),
     "cpc": partial(CPC, steps=16),
+    "cpc-shift": partial(CPC, steps=16, augment=RandomShift(2)),
     "cpc-actions": partial(CPC, steps=16, condition_on_actions=True),
     "stdim": STDIM,
     "taco": TACO,
     "spr": SPR,
     "self-prediction": SelfPrediction,
+    "self-prediction-shift": partial(SelfPrediction, augment=RandomShift(2)),
     "self-prediction-reward": partial(SelfPrediction, k=5, reward_weight=0.1),
     "self-prediction-info_nce": partial(SelfPrediction, k=5, reward_weight=0.1, info_nce_weight=0.1),
     "self-prediction-barlow": partial(SelfPrediction, loss="barlow"),
@@ -69,7 +71,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "atc-barlow": partial(ATC, loss="barlow_twins"),
 }
 #: whose accuracy is that of an InfoNCE
-CONTRASTIVE = ("curl", "atc", "atc-hard", "cpc", "cpc-actions", "stdim", "taco")
+CONTRASTIVE = ("curl", "atc", "atc-hard", "cpc", "cpc-shift", "cpc-actions", "stdim", "taco")
 #: bounds of the gap, which need no objective and no data of their own
 BOUNDS = ("random", "supervised")
 FIELDS = ["env", "objective", "seed", "updates", "r2", "r2_position", "r2_velocity", "r2_goal", "top1", "chance"]
@@ -105,7 +107,7 @@ def train(
     objective.build(encoder, Spaces(encoder.space, buffer.action_space))
     heads = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = th.optim.Adam([*encoder.parameters(), *heads], LEARNING_RATE)
-    augment = RandomShift(2) if objective.needs_augmentation else None
+    augment = objective.augment or (RandomShift(2) if objective.needs_augmentation else None)
     losses, started = [], time.time()
     for _ in range(updates):
         raw = source.draw(objective.request, objective.batch_size or BATCH, rng)
@@ -123,7 +125,7 @@ def train(
 def top1(objective: Objective, buffer: FrameReplayBuffer) -> tuple[float, float]:
     """The objective's own accuracy on batches of one held-out episode each, and what guessing gets."""
     request, generator = objective.request, th.Generator().manual_seed(0)
-    augment = RandomShift(2) if objective.needs_augmentation else None
+    augment = objective.augment or (RandomShift(2) if objective.needs_augmentation else None)
     whole = DataRequest("episodes")
     raw = ReplaySource(buffer).draw(whole, HELD_OUT, np.random.default_rng(0))
     episodes = make_batch(raw, whole, th.device("cpu"), augment, generator)
