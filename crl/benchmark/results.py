@@ -303,7 +303,9 @@ def _renamed(run: Run, fields: set[str]) -> Run:
 
 
 def _comparable(run: Run) -> dict[str, Any]:
-    flat = flatten({key: value for key, value in run.config.items() if key != "run"})
+    # runs from before a field was there are no others than those that leave it as it was
+    added = {path: value for path, value in ADDED_FIELDS.items() if path.partition(".")[0] in run.config}
+    flat = {**added, **flatten({key: value for key, value in run.config.items() if key != "run"})}
     return {path: value for path, value in flat.items() if path != "train.threads"}
 
 

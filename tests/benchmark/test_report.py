@@ -12,9 +12,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from crl.benchmark.figures import DARK, LIGHT
+from crl.benchmark.comparison import compare
+from crl.benchmark.figures import DARK, LIGHT, Style
+from crl.benchmark.page import page
+from crl.benchmark.sections import Section
 from crl.benchmark.statistics import Estimate
 from crl.benchmark.tables import Link, Table
+from crl.benchmark.task_figure import TaskPanel, probe_values, task_picture
 
 from ..runs.small import crl
 from .synthetic import write_grid, write_run
@@ -110,6 +114,7 @@ def test_tables_and_figures_lie_beside_it(made):
     figures = {path.name for path in (beside / "figures").iterdir()}
     for name in ("aggregates", "sample_efficiency", "profiles", "improvement", "dmc-cartpole-swingup"):
         assert {f"{name}.png", f"{name}.pdf"} <= figures
+    assert "dmc-cartpole-swingup-dark.png" in figures
     assert (beside / "figures" / "aggregates.png").read_bytes().startswith(b"\x89PNG")
     assert (beside / "figures" / "aggregates.pdf").read_bytes().startswith(b"%PDF")
     kinds = {path.suffix for path in (beside / "tables").iterdir()}
@@ -129,6 +134,32 @@ def test_tables_and_figures_lie_beside_it(made):
     beside_ours = list(csv.DictReader((beside / "tables" / "dmc-cartpole-swingup_returns.csv").open()))
     theirs = next(row for row in beside_ours if row["method"] == "CURL")
     assert (theirs["return"], theirs["return low"], theirs["std over seeds"]) == ("582.0", "", "146.0")
+
+
+def test_one_task_in_one_figure(tmp_path):
+    """The figure of a grid on one task: for papers, for light and for dark pages; what is missing is said."""
+    for agent, seeds in (("curl-sac", 5), ("drq-sac", 2)):
+        for seed in range(1, seeds + 1):
+            kind = {"state": "running", "evaluations": 4} if (agent, seed) == ("drq-sac", 2) else {}
+            write_run(tmp_path, agent, seed=seed, final=500.0 + 10 * seed, probe=0.6 + seed / 100, **kind)
+    found = compare([tmp_path])
+    panel = TaskPanel(found, found.tasks[0], False, Style(found.agents))
+    assert panel.curves["curl-sac"].low is not None and panel.curves["drq-sac"].low is None
+    assert panel.curves["drq-sac"].runs == 1 and len(panel.unfinished["drq-sac"]) == 1
+    values = probe_values(found, found.tasks[0])
+    assert values["probe R²"]["drq-sac"] == pytest.approx([0.61, 0.62]) and set(values) == {"probe R²", "effective rank"}
+    picture = task_picture(found, found.tasks[0], Style(found.agents), "one", "Pixels to swing-up")
+    for words in ("Incomplete grid: 6 of 7 runs have finished", "95 % stratified bootstrap intervals", "no interval"):
+        assert words in picture.caption
+    assert "Pixels to swing-up" in picture.alt and "effective rank: curl-sac" in picture.alt
+    light, dark = picture.light.decode(), picture.dark.decode()
+    assert DARK.ink in dark and LIGHT.ink not in dark and LIGHT.ink in light
+    image = pytest.importorskip("PIL.Image")
+    papers = [image.open(io.BytesIO(data)).convert("RGB").getpixel((2, 2)) for data in (picture.png, picture.dark_png)]
+    assert papers == [(255, 255, 255), (0x14, 0x17, 0x1A)] and picture.pdf.startswith(b"%PDF")
+    part = Section("figure", "In one figure", [[picture]])
+    shown = Page(page("t", "s", [part]))
+    assert [attrs["class"] for attrs in shown.all("div")] == ["scroll wide"] and shown.all("img")[0]["alt"] == picture.alt
 
 
 def test_one_run_makes_a_report_too(tmp_path):

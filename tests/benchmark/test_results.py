@@ -88,6 +88,16 @@ def test_configurations_are_never_mixed(tmp_path):
     assert labels == {"one": "curl-sac", "two": half, "three": half}
 
 
+def test_fields_that_came_later_set_no_runs_apart(tmp_path):
+    write_run(tmp_path, seed=1)
+    write_run(
+        tmp_path, seed=2, change=lambda config: (config["objective"].pop("temperature"), config["train"].pop("eval_envs"))
+    )
+    runs, _ = read_runs([tmp_path])
+    assert [run.label for run in runs] == ["curl-sac"] * 2 and not any(run.stale for run in runs)
+    assert runs[0].config_hash == runs[1].config_hash
+
+
 def test_runs_are_found(tmp_path):
     folder = write_run(tmp_path / "a")
     (folder / "checkpoints").mkdir()

@@ -119,6 +119,25 @@ def test_improvement():
     assert found["a", "b"].low < found["a", "b"].point < found["a", "b"].high and found["a", "b"].runs == 6
 
 
+def test_differences_of_means():
+    finals = {"a": RNG.normal(5, 1, 6), "b": RNG.normal(3, 2, 8), "c": np.array([1.0, 2.0])}
+    found = statistics.differences(finals, reps=2000)
+    assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
+    for (one, other), estimate in found.items():
+        expected = sum(finals[one]) / len(finals[one]) - sum(finals[other]) / len(finals[other])
+        assert estimate.point == pytest.approx(expected)
+        assert estimate.runs == min(len(finals[one]), len(finals[other]))
+    assert found["a", "c"].low is None and found["b", "c"].high is None, "two runs make no interval"
+    rng, drawn = np.random.default_rng(4), []
+    for _ in range(4000):
+        first, second = (rng.choice(finals[agent], len(finals[agent])) for agent in "ab")
+        drawn.append(first.mean() - second.mean())
+    ends = np.percentile(drawn, [2.5, 97.5])
+    np.testing.assert_allclose([found["a", "b"].low, found["a", "b"].high], ends, atol=0.15)
+    with pytest.raises(StatisticsError, match="not whole"):
+        statistics.differences({"a": np.array([1.0, np.nan])})
+
+
 def test_profiles_fall_from_one_to_zero():
     thresholds = np.array([-0.1, 0.3, 0.6, 2.0])
     found = statistics.profiles(SCORES, thresholds, reps=100)
