@@ -146,9 +146,7 @@ class ObjectiveData:
         :param update: its number
         """
         request = self.objective.request
-        streams = np.random.SeedSequence((self.seed, update))
-        generator = th.Generator(batch.raw.device)
-        generator.manual_seed(int(streams.generate_state(1, np.uint64)[0] >> 1))
+        streams, generator = self._streams(batch.raw.device, update)
         if request.kind == "views":
             anchor = (batch.obs[: len(batch.raw)],) if self.shares_anchor else ()
             further = request.views - len(anchor)
@@ -156,6 +154,31 @@ class ObjectiveData:
         source: Any = ReplaySource(self.buffer)
         raw = source.draw(request, len(batch.raw), np.random.default_rng(streams))
         return make_batch(raw, request, batch.raw.device, self.augment, generator)
+
+    def beginning_with(
+        self, slots: np.ndarray, env: np.ndarray, weights: th.Tensor | None, device: th.device, update: int
+    ) -> SequenceBatch:
+        """
+        Windows that begin with the transitions that the agent itself learns from at this update.
+
+        :param slots: ``(batch,)`` int, where they lie in the buffer
+        :param env: ``(batch,)`` int
+        :param weights: ``(batch,)``, importance weights of the draw
+        :param device: of the batch
+        :param update: its number
+        """
+        request = self.objective.request
+        raw = ReplaySource(self.buffer).windows_at(slots, env, request.steps)
+        batch = make_batch(raw, request, device, self.augment, self._streams(device, update)[1])
+        assert isinstance(batch, SequenceBatch)
+        batch.weights = weights
+        return batch
+
+    def _streams(self, device: th.device, update: int) -> tuple[np.random.SeedSequence, th.Generator]:
+        streams = np.random.SeedSequence((self.seed, update))
+        generator = th.Generator(device)
+        generator.manual_seed(int(streams.generate_state(1, np.uint64)[0] >> 1))
+        return streams, generator
 
     def _view(self, images: th.Tensor, generator: th.Generator) -> th.Tensor:
         return images if self.augment is None else self.augment(images, generator)

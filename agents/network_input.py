@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch as th
 
 from crl.compute import resolve_precision
@@ -30,6 +33,9 @@ def network_input(images: th.Tensor, encoder: BodyHeadEncoder, scale: bool = Tru
 
 class LeanEncoder(ModelEncoder):
     """The agent's encoder as objectives see it, with :func:`network_input` before it. The body must be an encoder of crl."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LeanEncoder:
+        return LeanEncoder(copy.deepcopy(self.extractor, memo), self.space, self.normalize_images)
 
     def _preprocess(self, obs: th.Tensor) -> th.Tensor:
         assert isinstance(self.extractor, BodyHeadEncoder)

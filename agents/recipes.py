@@ -22,7 +22,9 @@ from crl.agents.family import Family
 from crl.agents.fields import ConfigError, FieldValueError, field_paths, set_field
 from crl.agents.function_family import FUNCTION, is_function
 from crl.agents.ppo_family import PPO
+from crl.agents.rainbow_family import DER_DOPAMINE, DRQ_EPS, ON_TOY, RAINBOW, SPR, WEAK_CONTRAST
 from crl.agents.sac_family import SAC
+from crl.agents.sb3_family import SB3_DQN, SB3_PPO, SB3_QRDQN
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -94,6 +96,44 @@ RECIPES: dict[str, Recipe] = {
     ),
     "drqv2": Recipe("DrQ-v2: deterministic actor, n-step returns, random shifts; smaller buffer", DRQV2, column="cpu"),
     "drqv2-paper": Recipe("DrQ-v2 as published: a million transitions, float32", DRQV2, column="paper"),
+    "curl-rainbow": Recipe(
+        "CURL on Atari: data-efficient Rainbow with the contrast in every transition's loss",
+        RAINBOW,
+        env_changes=(*ON_TOY, *((game, "objective.weight", 0.01) for game in WEAK_CONTRAST)),
+    ),
+    "der": Recipe(
+        "data-efficient Rainbow: curl-rainbow without the contrast",
+        parent="curl-rainbow",
+        changes=(("objective.weight", 0.0),),
+    ),
+    "der-dopamine": Recipe(
+        "data-efficient Rainbow as Dopamine has it: larger padded network, 10-step returns",
+        RAINBOW,
+        changes=DER_DOPAMINE,
+        env_changes=ON_TOY,
+    ),
+    "drq-eps": Recipe(
+        "DrQ(eps) on Atari as Dopamine has it: dueling double DQN on shifted images",
+        RAINBOW,
+        changes=DRQ_EPS,
+        env_changes=ON_TOY,
+    ),
+    "spr": Recipe(
+        "SPR: Rainbow on shifted images that predicts its own future latent states", RAINBOW, changes=SPR, env_changes=ON_TOY
+    ),
+    "spr-no-prediction": Recipe(
+        "spr without its loss: Rainbow on shifted images", parent="spr", changes=(("objective.weight", 0.0),)
+    ),
+    "curl-dqn": Recipe("SB3's DQN with rl_zoo3's values for Atari, and CURL by callback", SB3_DQN),
+    "atc-dqn": Recipe("curl-dqn with ATC in place of CURL", parent="curl-dqn", changes=(("objective.name", "atc"),)),
+    "dqn": Recipe("SB3's DQN: curl-dqn without CURL", parent="curl-dqn", changes=(("objective.weight", 0.0),)),
+    "curl-qrdqn": Recipe("sb3-contrib's QR-DQN with rl_zoo3's values for Atari, and CURL by callback", SB3_QRDQN),
+    "qrdqn": Recipe(
+        "sb3-contrib's QR-DQN: curl-qrdqn without CURL", parent="curl-qrdqn", changes=(("objective.weight", 0.0),)
+    ),
+    "curl-ppo": Recipe("SB3's PPO with rl_zoo3's values for Atari, and CURL by callback", SB3_PPO),
+    "atc-ppo": Recipe("curl-ppo with ATC in place of CURL", parent="curl-ppo", changes=(("objective.name", "atc"),)),
+    "ppo": Recipe("SB3's PPO: curl-ppo without CURL", parent="curl-ppo", changes=(("objective.weight", 0.0),)),
     "ppo-crafter": Recipe("PPO as achievement distillation's authors run it on Crafter; needs a GPU", PPO, column="paper"),
     "ppo-crafter-small": Recipe("ppo-crafter with IMPALA's narrower encoder, for CPUs", PPO, column="cpu"),
 }

@@ -33,6 +33,7 @@ from crl.networks import (
     pre_norm_dense,
     pre_norm_impala_body,
     rainbow_body,
+    rescale,
 )
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
     :param normalized_image: True when observations are scaled already (policies with ``normalize_images=False``)
     :param pixel_offset: taken off the scaled pixels before the body: 0.5 in DrQ-v2, whose encoder sees ``x / 255 - 0.5``. It
         is no weight: a saved encoder has to be loaded into one with the same offset.
+    :param rescale: bring each image's map after the body to [0, 1] by its own extremes, as SPR does
     :raises ValueError: for a space that is no channels-first image, or images too small for the body
     """
 
@@ -122,6 +124,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         precision: str = "fp32",
         normalized_image: bool = False,
         pixel_offset: float = 0.0,
+        rescale: bool = False,
     ) -> None:
         name = type(self).__name__
         check_image_space(observation_space, normalized_image, who=name)
@@ -143,6 +146,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         resolve_precision(precision, "cpu")  # a wrong name must fail here, not at the first forward pass
         self.precision = precision
         self.pixel_offset = pixel_offset
+        self.rescale = rescale
         self._body = body(channels)
         self._pool = nn.Identity() if pool_size is None else nn.AdaptiveAvgPool2d(pool_size)
         with th.no_grad():
@@ -206,10 +210,11 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
             images = images - self.pixel_offset  # not in place: the images are the caller's
         precision = resolve_precision(self.precision, images.device)
         if precision == "fp32":
-            return self._body(images)
-        with autocast(precision, images.device):
-            feature_map = self._body(images.contiguous(memory_format=th.channels_last))
-        return feature_map.float()
+            feature_map = self._body(images)
+        else:
+            with autocast(precision, images.device):
+                feature_map = self._body(images.contiguous(memory_format=th.channels_last)).float()
+        return rescale(feature_map) if self.rescale else feature_map
 
     def forward_head(self, feature_map: th.Tensor) -> th.Tensor:
         """
@@ -293,13 +298,22 @@ class NatureEncoder(BodyHeadEncoder):
 
     :param observation_space: channels-first image space
     :param features_dim: 512 as published
+    :param padding: ``"valid"`` as published, or ``"same"`` as in Dopamine, see :func:`crl.networks.nature_body`
     :param kwargs: see :class:`BodyHeadEncoder`; the head is linear and ReLU
     """
 
     default_init = "default"
 
-    def __init__(self, observation_space: spaces.Box, features_dim: int = 512, *, head: str = "relu", **kwargs: Any) -> None:
-        super().__init__(observation_space, nature_body, features_dim, head=head, **kwargs)
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        features_dim: int = 512,
+        *,
+        padding: str = "valid",
+        head: str = "relu",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, lambda channels: nature_body(channels, padding), features_dim, head=head, **kwargs)
 
 
 class RainbowEncoder(BodyHeadEncoder):

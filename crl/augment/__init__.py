@@ -12,6 +12,7 @@ from crl.augment.crop import CenterCrop, RandomCrop
 from crl.augment.flip import HorizontalFlip
 from crl.augment.intensity import Intensity
 from crl.augment.kornia_ops import GaussianBlur, KorniaAugmentation, RandomErasing, RandomRotation
+from crl.augment.padded_crop import PaddedCrop
 from crl.augment.random_convolution import RandomConvolution
 from crl.augment.shift import RandomShift
 
@@ -25,6 +26,7 @@ __all__ = [
     "ImageAugmentation",
     "Intensity",
     "KorniaAugmentation",
+    "PaddedCrop",
     "RandomConvolution",
     "RandomCrop",
     "RandomErasing",

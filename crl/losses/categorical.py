@@ -44,3 +44,22 @@ def categorical_cross_entropy(target: th.Tensor, logits: th.Tensor) -> th.Tensor
     """
     dtype = th.float64 if logits.dtype == th.float64 else th.float32
     return -(target.detach() * logits.to(dtype).log_softmax(dim=1)).sum(dim=1)
+
+
+#: probabilities and divergences below it count as it, as in SPR's code
+_SMALLEST = 1e-6
+
+
+def categorical_divergence(target: th.Tensor, logits: th.Tensor) -> th.Tensor:
+    """
+    Kullback-Leibler divergence of each row's ``softmax(logits)`` from its target: 0 where the prediction is right, whatever
+    the entropy of the target, which cross-entropy adds. SPR (Schwarzer et al. 2021, arXiv:2007.05929) takes it as priority.
+
+    :param target: ``(batch, atoms)``, rows sum to 1
+    :param logits: ``(batch, atoms)``
+    :return: ``(batch,)`` in [1e-6, 1e6], float32 or better
+    """
+    dtype = th.float64 if logits.dtype == th.float64 else th.float32
+    target = target.to(dtype).clamp(_SMALLEST, 1.0)
+    divergence = (target * (target.log() - logits.to(dtype).log_softmax(dim=1))).sum(dim=1)
+    return divergence.clamp(_SMALLEST, 1.0 / _SMALLEST)

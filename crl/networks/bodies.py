@@ -27,21 +27,30 @@ def pixel_body(channels: int, filters: int = 32, layers: int = 4) -> ConvStack:
     return ConvStack(*stack)
 
 
-def nature_body(channels: int) -> ConvStack:
+def nature_body(channels: int, padding: str = "valid") -> ConvStack:
     """
-    The body of DQN (Mnih et al. 2015): 32 filters 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, no padding.
-    84x84 comes out as 7x7 (3136 features).
+    The body of DQN (Mnih et al. 2015): 32 filters 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, each followed by ReLU.
+    84x84 comes out as 7x7 (3136 features), or, padded, as 11x11 (7744 features).
 
     :param channels: input channels (4 for four grey frames)
+    :param padding: ``"valid"``: none, as published; ``"same"``: zeros, so that a layer with stride s makes ``ceil(side / s)``
+        of each side of 84x84, as Dopamine's agents have it (the odd row and column of zeros comes last)
+    :raises ValueError: for another padding
     """
-    return ConvStack(
-        nn.Conv2d(channels, 32, 8, stride=4),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 4, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3, stride=1),
-        nn.ReLU(),
-    )
+    if padding not in ("valid", "same"):
+        raise ValueError(f"nature_body(padding={padding!r}): choose 'valid' or 'same'")
+    stack: list[nn.Module] = []
+    # zeros before and behind rows and columns: 84 -> 21 -> 11 -> 11
+    for before, after, (inputs, filters, kernel, stride) in (
+        (2, 2, (channels, 32, 8, 4)),
+        (1, 2, (32, 64, 4, 2)),
+        (1, 1, (64, 64, 3, 1)),
+    ):
+        if padding == "same" and before != after:
+            stack.append(nn.ZeroPad2d((before, after, before, after)))
+        symmetric = before if padding == "same" and before == after else 0
+        stack += [nn.Conv2d(inputs, filters, kernel, stride=stride, padding=symmetric), nn.ReLU()]
+    return ConvStack(*stack)
 
 
 def rainbow_body(channels: int) -> ConvStack:

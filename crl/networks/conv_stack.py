@@ -58,7 +58,7 @@ def run_conv_layers(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
     """
     What ``nn.Sequential(*layers)(x)`` is, faster where that can be: see :class:`ConvStack`.
 
-    :param layers: ``Conv2d, ReLU, Conv2d, ReLU, ...``; others run one by one
+    :param layers: ``Conv2d, ReLU, Conv2d, ReLU, ...``, ``ZeroPad2d`` before a convolution; others run one by one
     :param x: ``(batch, channels, height, width)`` float
     """
     half = th.is_autocast_enabled("cpu")
@@ -70,8 +70,11 @@ def run_conv_layers(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
     dtype = th.get_autocast_dtype("cpu") if half else th.float32
     x = x.to(dtype=dtype, memory_format=th.channels_last)
     operation = _ConvReLU.apply if th.is_grad_enabled() else _conv_relu
-    for conv in layers[::2]:
-        assert isinstance(conv, nn.Conv2d)
+    for conv in layers:
+        if isinstance(conv, nn.ZeroPad2d):
+            x = conv(x)
+        if not isinstance(conv, nn.Conv2d):
+            continue
         weight = conv.weight.to(dtype=dtype, memory_format=th.channels_last)
         bias = None if conv.bias is None else conv.bias.to(dtype)
         x = operation(x, weight, bias, conv.stride, conv.padding)  # type: ignore[arg-type]
@@ -79,7 +82,12 @@ def run_conv_layers(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
 
 
 def _are_pairs(layers: Sequence[nn.Module]) -> bool:
+    layers = [layer for i, layer in enumerate(layers) if not _pads_a_convolution(layers, i)]
     return len(layers) % 2 == 0 and all(map(_is_pair, layers[::2], layers[1::2]))
+
+
+def _pads_a_convolution(layers: Sequence[nn.Module], i: int) -> bool:
+    return type(layers[i]) is nn.ZeroPad2d and i + 1 < len(layers) and type(layers[i + 1]) is nn.Conv2d
 
 
 def _is_pair(conv: nn.Module, relu: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import torch as th
 from torch import nn
 
 #: what :func:`initialize` accepts
-INITS = ("delta_orthogonal", "orthogonal", "default")
+INITS = ("delta_orthogonal", "orthogonal", "xavier", "default")
 
 
 def delta_orthogonal_(weight: th.Tensor, gain: float = 1.0) -> th.Tensor:
@@ -35,7 +35,8 @@ def initialize(module: nn.Module, init: str) -> None:
 
     :param module: walked recursively
     :param init: ``"delta_orthogonal"`` (CURL; conv layers with even kernels fall back to orthogonal, since they have no
-        centre tap), ``"orthogonal"`` (DrQ: the flattened kernel), ``"default"`` (torch's, nothing is touched)
+        centre tap), ``"orthogonal"`` (DrQ: the flattened kernel), ``"xavier"`` (Dopamine: uniform, of Glorot's variance, for
+        both kinds of layer), ``"default"`` (torch's, nothing is touched)
     :raises ValueError: for another name
     """
     if init not in INITS:
@@ -44,7 +45,9 @@ def initialize(module: nn.Module, init: str) -> None:
         return
     gain = nn.init.calculate_gain("relu")
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
+        if init == "xavier" and isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+        elif isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
         elif isinstance(layer, nn.Conv2d):
             if init == "delta_orthogonal" and layer.kernel_size[0] % 2 == 1:

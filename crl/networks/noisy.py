@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch as th
-import torch.nn.functional as F
 from torch import nn
+
+from crl.networks.linear import fast_linear
 
 
 class NoisyLinear(nn.Module):
@@ -64,25 +65,34 @@ class NoisyLinear(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """``(..., in_features)`` to ``(..., out_features)``."""
-        out = F.linear(x, self.weight_mu, self.bias_mu)
+        out = self.without_noise(x)
         if not self.training:
             return out
         # noise on the way in and on the way out: no matrix of the weights' size is made for it
-        return out + (F.linear(x * self.noise_in, self.weight_sigma) + self.bias_sigma) * self.noise_out
+        return out + (fast_linear(x * self.noise_in, self.weight_sigma) + self.bias_sigma) * self.noise_out
+
+    def without_noise(self, x: th.Tensor) -> th.Tensor:
+        """:meth:`forward` by the means of the weights alone, in any mode."""
+        return fast_linear(x, self.weight_mu, self.bias_mu)
 
 
-def reset_noise(module: nn.Module, generator: th.Generator | None = None) -> int:
+@th.no_grad()
+def reset_noise(where: nn.Module | Sequence[NoisyLinear], generator: th.Generator | None = None) -> int:
     """
-    Draw the noise of every layer inside anew.
+    Draw the noise of many layers anew, in one go.
 
-    :param module: walked recursively
+    :param where: a module, walked recursively, or the layers themselves
     :param generator: see :meth:`NoisyLinear.reset_noise`
     :return: layers that have noise
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, NoisyLinear)]
-    for layer in layers:
-        layer.reset_noise(generator)
-    return len(layers)
+    modules = where.modules() if isinstance(where, nn.Module) else where
+    noises = [noise for layer in modules if isinstance(layer, NoisyLinear) for noise in (layer.noise_in, layer.noise_out)]
+    if noises:
+        drawn = th.empty(sum(map(len, noises)), dtype=noises[0].dtype, device=noises[0].device)
+        drawn.normal_(generator=generator)
+        drawn = drawn.sign() * drawn.abs().sqrt()
+        th._foreach_copy_(noises, list(drawn.split([len(noise) for noise in noises])))
+    return len(noises) // 2
 
 
 @contextmanager

@@ -80,6 +80,6 @@ def rescale(feature_map: th.Tensor) -> th.Tensor:
 
     :param feature_map: ``(batch, ...)``
     """
-    flat = feature_map.flatten(1)
-    low, high = flat.min(dim=1, keepdim=True).values, flat.max(dim=1, keepdim=True).values
-    return ((flat - low) / (high - low).clamp(min=1e-5)).view(feature_map.shape)
+    axes = tuple(range(1, feature_map.dim()))
+    low, high = feature_map.amin(dim=axes, keepdim=True), feature_map.amax(dim=axes, keepdim=True)
+    return (feature_map - low) / (high - low).clamp(min=1e-5)

@@ -30,8 +30,9 @@ class SPR(Objective):
     The authors multiply this mean by 5: with ``mode="add_gradient"`` pass ``weight=5`` to the callback.
 
     As published, z is the map after the convolutions, rescaled to [0, 1], and g the first dense layer that the agent has
-    after them, trained by both: here the head of its encoder (the linear layer of SB3's NatureCNN). Two things differ: the
-    agent itself sees its map as it is, and the mean is over the steps that count instead of all.
+    after them, trained by both: here the head of its encoder (the linear layer of SB3's NatureCNN; in the recipe ``spr`` the
+    first layers of both streams of the Q network, as published). Beside SB3's agents two things differ: the agent itself sees
+    its map as it is, and, by default, the mean is over the steps that count instead of all.
 
     Discrete actions enter as one-hot planes, continuous ones as planes of their values in [-1, 1].
 
@@ -42,6 +43,8 @@ class SPR(Objective):
     :param tau: rate of the target encoder's EMA at each update, in (0, 1]. 1, as published with augmentation: the online
         encoder itself, without gradient; without augmentation 0.01 (and dropout, which is not here). SR-SPR takes 0.005.
     :param augment: makes the views: random shift by 4, then intensity 0.05, as published; None takes the replay buffer's
+    :param average: ``"counted"``: the mean over the steps that count; ``"all"``: over all, as published, so that windows
+        which the end of an episode cuts short weigh less
     :param loss: ``"negative_cosine"``: SPR's own; else a loss of pairs, see :func:`crl.losses.pair_loss`,
         at each step of the rollout on its own, without importance weights
     :param loss_kwargs: its parameters, such as ``dict(temperature=0.1)``
@@ -55,6 +58,7 @@ class SPR(Objective):
         hidden_dim: int | None = None,
         tau: float = 1.0,
         augment: Augmentation | None = None,
+        average: Literal["counted", "all"] = "counted",
         loss: str = "negative_cosine",
         loss_kwargs: dict[str, Any] | None = None,
     ) -> None:
@@ -65,6 +69,8 @@ class SPR(Objective):
             raise ValueError(f"SPR(transition={transition!r}): choose 'conv' or 'mlp'")
         if hidden_dim is not None and hidden_dim < 1:
             raise ValueError(f"SPR(hidden_dim={hidden_dim}): at least 1, or None")
+        if average not in ("counted", "all"):
+            raise ValueError(f"SPR(average={average!r}): choose 'counted' or 'all'")
         if not 0.0 < tau <= 1.0:
             raise ValueError(f"SPR(tau={tau}): the EMA rate of the target encoder lies in (0, 1]")
         #: in place of 2 - 2 cos; None: SPR's own
@@ -74,6 +80,7 @@ class SPR(Objective):
         self.transition_kind = transition
         self.hidden_dim = hidden_dim or (64 if transition == "conv" else 512)
         self.tau = tau
+        self.average = average
         self.action_vectors: ActionVectors
         self.transition: ConvTransition | VectorTransition
         self.projection: nn.Linear
@@ -104,7 +111,7 @@ class SPR(Objective):
                 self.target_projection = ema_copy(self.projection)
 
     def loss(self, batch: ViewBatch | SequenceBatch, features: th.Tensor | None = None) -> tuple[th.Tensor, Metrics]:
-        """See :meth:`crl.contract.Objective.loss`."""
+        """See :meth:`crl.contract.Objective.loss`; with ``transition="conv"`` features are the map, if they are given."""
         batch = as_windows(self, batch)
         mask = batch.mask[:, : self.k].T  # (k, batch)
         predictions = self._predictions(batch, features)
@@ -118,14 +125,16 @@ class SPR(Objective):
         if batch.weights is not None:
             losses = losses * batch.weights
         if self.pair is None:
-            loss = losses.sum() / mask.sum()  # the first step of a window always counts
+            # the first step of a window always counts
+            loss = losses.mean() if self.average == "all" else losses.sum() / mask.sum()
         scores = predictions[0].detach() @ targets[0].T
         return loss, contrast_metrics(loss, scores)
 
     def _predictions(self, batch: SequenceBatch, features: th.Tensor | None) -> th.Tensor:
         """``(k, batch, width)``: q(g(z_k)) of the rollout."""
         if self.transition_kind == "conv":
-            latent = rescale(self.encoder.feature_map(batch.view(0)))
+            own_map = features is None or features.dim() != 4
+            latent = rescale(self.encoder.feature_map(batch.view(0)) if own_map else features)  # type: ignore[arg-type]
         else:
             latent = self.encoder(batch.view(0)) if features is None else features
         # where nothing counts no action was taken either: padding must not reach the transition's batch statistics

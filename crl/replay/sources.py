@@ -92,6 +92,17 @@ class ReplaySource:
         raw = self._windows(steps, env, request.steps)
         return raw._replace(episode=self._episode_of(steps, env), time=steps) if request.origin else raw
 
+    def windows_at(self, slots: np.ndarray, env: np.ndarray, n_steps: int) -> RawSequences:
+        """
+        Windows that begin with certain transitions, which the agent learns from too.
+
+        :param slots: ``(batch,)`` int, where they lie in the buffer
+        :param env: ``(batch,)`` int
+        :param n_steps: T
+        """
+        oldest = self.buffer.pos if self.buffer.full else 0
+        return self._windows((slots - oldest) % self.buffer.buffer_size, env, n_steps)
+
     def _episode_of(self, steps: np.ndarray, env: np.ndarray) -> np.ndarray:
         """
         ``(batch,)`` int64, a number of the episode that each transition belongs to. SB3's buffers do not know of jumps: there,

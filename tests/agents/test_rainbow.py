@@ -11,6 +11,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from crl.agents.rainbow import Rainbow
+from crl.agents.rainbow_policy import RainbowNetwork
 from crl.augment import RandomShift
 from crl.networks.noisy import NoisyLinear
 from crl.objectives.curl_rainbow import CURLRainbow
@@ -109,10 +110,9 @@ class Recorded:
 def test_three_updates_equal_the_port(contrast, monkeypatch):
     objective = CURLRainbow(hidden=7, width=5, augment=RandomShift(2)) if contrast else None
     model = trained(objective=objective, objective_weight=0.7, learning_rate=1e-2)
-    model._current_progress_remaining = 0.5
     seen = Recorded(model)
-    noises = []
-    monkeypatch.setattr(NoisyLinear, "reset_noise", lambda layer, generator=None: noises.append(layer))
+    drawn = []
+    monkeypatch.setattr(RainbowNetwork, "reset_noise", lambda network: drawn.append(network))
     for layer in (*model.q_net.modules(), *model.q_net_target.modules()):
         if isinstance(layer, NoisyLinear):
             layer.noise_in.normal_()
@@ -154,8 +154,7 @@ def test_three_updates_equal_the_port(contrast, monkeypatch):
     if contrast:
         for mine, theirs in zip(model.objective.parameters(), other.parameters(), strict=True):
             th.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-4)
-    layers = (*model.q_net.modules(), *model.q_net_target.modules())
-    assert {id(layer) for layer in noises} == {id(layer) for layer in layers if isinstance(layer, NoisyLinear)}
+    assert drawn == 3 * [model.q_net, model.q_net_target], "each network has noise of its own at every update"
 
 
 # ---- switches
@@ -182,7 +181,7 @@ def test_plain_switches_are_sb3s_double_free_dqn():
     model = trained(policy=dict(n_atoms=1, dueling=False, noisy=False), double=False, prioritized=False, n_steps=1)
     data = model.replay_buffer.sample(8)
     logits = model.q_net.logits(model.q_net.extract_features(data.observations, model.q_net.features_extractor))
-    losses = model._rl_losses(logits[range(8), data.actions.flatten()], data)
+    losses = model._rl_losses(logits[range(8), data.actions.flatten()], model._targets(data))
     with th.no_grad():
         target = data.rewards + (1 - data.dones) * 0.9 * model.q_net_target(data.next_observations).max(1, keepdim=True)[0]
     want = th.nn.functional.smooth_l1_loss(model.q_net(data.observations).gather(1, data.actions), target)
@@ -214,7 +213,7 @@ def test_beta_rises_to_one_and_target_is_copied(monkeypatch):
         model.replay_buffer, "sample_prioritized", lambda n, beta, env: betas.append(beta) or sample(n, beta, env)
     )
     model.learn(60)
-    assert betas == sorted(betas) and betas[0] == pytest.approx(0.4 + 0.6 * 26 / 60, abs=0.02) and betas[-1] > 0.97
+    assert betas == pytest.approx([0.4 + 0.6 * i / 35 for i in range(1, 36)])
     model._n_calls = 9
     model._on_step()
     for a, b in zip(model.q_net.parameters(), model.q_net_target.parameters(), strict=True):
@@ -239,7 +238,15 @@ def test_saves_and_loads_with_the_objective(tmp_path):
 
 @pytest.mark.parametrize("kwargs, words", [
     (dict(n_steps=0), "n_steps=0"),
-    (dict(beta_start=2.0), "both lie in"),
+    (dict(beta_start=2.0), "all lie in"),
+    (dict(beta_start=0.6, beta_end=0.5), "not below beta_start"),
+    (dict(priority="td"), "choose 'loss' or 'kl'"),
+    (dict(clip="none"), "'joint' or 'separate'"),
+    (dict(exploration_steps=0), "exploration_steps=0"),
+    (dict(reset_every=0), "reset_every=0"),
+    (dict(reset_keep=1.5), "reset_keep=1.5"),
+    (dict(policy=dict(grad_scale=2.0)), "grad_scale=2.0"),
+    (dict(policy=dict(head_init="he")), "init='he'"),
     (dict(objective="curl"), "a new instance"),
     (dict(objective_weight=-1.0), "must not be negative"),
     (dict(replay_buffer_class=FrameReplayBuffer), "prioritized=True needs"),

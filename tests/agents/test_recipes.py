@@ -10,12 +10,16 @@ import yaml
 
 import crl.agents
 from crl.agents import build, list_recipes, resolve
+from crl.agents.drqv2_family import DRQV2
 from crl.agents.fields import ConfigError, FieldValueError, UnknownFieldError
 from crl.agents.recipes import RECIPES, UnknownRecipeError, family_of, flatten, parse
+from crl.agents.sac_family import SAC
 from crl.envs import make_vec_env
 
 ENVS = ["dmc/cartpole-swingup", "dmc/cheetah-run", "toy/reach", "gym/Pendulum-v1", "Anything-v0"]
-CONTROLS = [name for name, recipe in RECIPES.items() if recipe.parent]
+#: the families of this file; others have files of their own
+CONTINUOUS = [name for name in RECIPES if family_of(name) in (SAC, DRQV2)]
+CONTROLS = [name for name in CONTINUOUS if RECIPES[name].parent]
 
 
 def difference(a, b):
@@ -25,7 +29,7 @@ def difference(a, b):
 
 def test_the_list():
     of_sac = {"curl-sac", "curl-sac-paper", "rad-sac", "sac", "contrast-sac", "frozen-sac", "drq-sac"}
-    assert set(list_recipes()) == of_sac | {"drqv2", "drqv2-paper"}
+    assert set(CONTINUOUS) == of_sac | {"drqv2", "drqv2-paper"}
     assert all(text and "\n" not in text for text in list_recipes().values())
 
 
@@ -200,7 +204,7 @@ def test_overrides_win_and_strings_are_read_as_the_fields_type():
     assert resolve("curl-sac", "dmc/walker-walk", typed) == resolve("curl-sac", "dmc/walker-walk", overrides)
 
 
-@pytest.mark.parametrize("agent", list(RECIPES))
+@pytest.mark.parametrize("agent", CONTINUOUS)
 @pytest.mark.parametrize("env_id", ENVS)
 def test_yaml_round_trip(agent, env_id):
     config = resolve(agent, env_id)
@@ -265,8 +269,11 @@ def test_discrete_actions_are_refused():
 
 def test_a_configuration_from_before_a_field_was_added():
     config = resolve("sac", "toy/reach")
-    del config["train"]["final_episodes"], config["train"]["eval_envs"]
-    assert parse(config).train == parse(resolve("sac", "toy/reach")).train
+    del config["train"]["final_episodes"], config["train"]["eval_envs"], config["objective"]["temperature"]
+    assert parse(config) == parse(resolve("sac", "toy/reach"))
+    config = resolve("drqv2", "toy/reach")  # which has no objective
+    del config["train"]["eval_envs"]
+    assert parse(config) == parse(resolve("drqv2", "toy/reach"))
 
 
 def test_a_damaged_configuration_is_refused():
@@ -289,7 +296,7 @@ def test_resolving_loads_neither_torch_nor_sb3():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("agent", list(RECIPES))
+@pytest.mark.parametrize("agent", CONTINUOUS)
 def test_built_as_resolved(agent):
     th.set_num_threads(1)
     small = {
@@ -317,6 +324,22 @@ def test_built_as_resolved(agent):
     assert model._n_updates == 4
     moved = any(not th.equal(value, model.encoder.body.state_dict()[name]) for name, value in before.items())
     assert moved == (agent != "frozen-sac")
+
+
+def test_a_temperature_asks_for_cosines():
+    th.set_num_threads(1)
+    small = {"policy.filters": 4, "policy.net_arch": "16", "algorithm.buffer_size": 1000}
+    env = make_vec_env("toy/reach", seed=0)
+    for temperature in (None, 0.5):
+        config = resolve("curl-sac", "toy/reach", {**small, "objective.temperature": temperature})
+        model, _ = build(config, env, seed=3, device="cpu")
+        head = model.objective.head
+        assert (head is None) == (temperature is None), "without one: the bilinear product, as published"
+        if head is not None:
+            assert head.pair.name == "info_nce" and head.pair.parameters_of_loss == {"temperature": 0.5}
+            assert model.objective.keys == "target"
+    with pytest.raises(FieldValueError, match=r"objective\.temperature"):
+        resolve("curl-sac", "toy/reach", {"objective.temperature": 0})
 
 
 def test_the_published_crop_is_off_by_one():

@@ -92,7 +92,7 @@ def test_initialize():
     initialize(net, "default")
     assert th.equal(net[0].weight, before)
     with pytest.raises(ValueError, match="choose one of"):
-        initialize(net, "xavier")
+        initialize(net, "he")
 
 
 def test_ema_against_a_loop():
@@ -119,3 +119,33 @@ def test_ema_errors():
         ema_update(nn.Linear(2, 2), nn.Linear(2, 3), 0.5)
     with pytest.raises(TypeError, match="torch modules"):
         ema_copy(3)
+
+
+def test_xavier():
+    net = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(100, 20))
+    initialize(net, "xavier")
+    for layer, fans in ((net[0], 9 * (32 + 64)), (net[2], 120)):
+        bound = math.sqrt(6 / fans)
+        assert 0.95 * bound < layer.weight.abs().max() <= bound
+        assert layer.bias.abs().sum() == 0
+
+
+def test_padded_nature_body():
+    """What flax's padding="SAME" says of 84x84: ceil(side / stride), the odd zero behind."""
+    body = nature_body(4, padding="same")
+    x = th.rand(2, 4, 84, 84)
+    out = body(x)
+    for conv in [layer for layer in body if isinstance(layer, nn.Conv2d)]:
+        total = (-(-x.shape[2] // conv.stride[0]) - 1) * conv.stride[0] + conv.kernel_size[0] - x.shape[2]
+        zeros = (total // 2, total - total // 2) * 2
+        x = th.nn.functional.conv2d(th.nn.functional.pad(x, zeros), conv.weight, conv.bias, conv.stride).relu()
+    assert out[0].numel() == 7744
+    th.testing.assert_close(out, x, rtol=1e-4, atol=1e-5)
+    out.square().sum().backward()
+    mine = [p.grad.clone() for p in body.parameters()]
+    body.zero_grad()
+    x.square().sum().backward()
+    for grad, other in zip(mine, body.parameters(), strict=True):
+        th.testing.assert_close(grad, other.grad, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="'valid' or 'same'"):
+        nature_body(4, padding="full")
