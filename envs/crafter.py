@@ -178,16 +178,27 @@ def _game_class() -> type[Any]:
         import crafter
     except ModuleNotFoundError as error:
         raise ImportError(f"Crafter needs the extra 'crafter': pip install 'crl[crafter]' ({error})") from error
-    return _repeatable(crafter.Env)
+    from crafter.objects import Player
 
+    from crl.envs.crafter_world import generate_world
 
-def _repeatable(base: type[Any]) -> type[Any]:
-    """
-    :param base: crafter's environment
-    :return: the same, whose episodes depend on their seed alone
-    """
+    class Game(crafter.Env):
+        """crafter's environment, whose episodes depend on their seed alone, and begin without delay."""
 
-    class Game(base):
+        def reset(self) -> np.ndarray:
+            """As crafter's own, but for the function that makes the same world."""
+            self._episode += 1
+            self._step = 0
+            self._world.reset(seed=hash((self._seed, self._episode)) % (2**31 - 1))
+            self._update_time()
+            width, height = self._world.area
+            self._player = Player(self._world, (width // 2, height // 2))
+            self._last_health = self._player.health
+            self._world.add(self._player)
+            self._unlocked = set()
+            generate_world(self._world, self._player)
+            return self._obs()
+
         def _balance_chunk(self, chunk: Any, objs: Any) -> None:
             # Which creature vanishes is drawn from a set of objects, whose order is that of their addresses in memory: the
             # game differs between two processes with one seed. In the order of their creation it does not.
