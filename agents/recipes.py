@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from crl.agents.agent_model_family import A2C, AGENT_MODEL
 from crl.agents.config import ADDED_FIELDS
 from crl.agents.drqv2_family import DRQV2
 from crl.agents.env_defaults import matches
@@ -136,6 +137,59 @@ RECIPES: dict[str, Recipe] = {
     "ppo": Recipe("SB3's PPO: curl-ppo without CURL", parent="curl-ppo", changes=(("objective.weight", 0.0),)),
     "ppo-crafter": Recipe("PPO as achievement distillation's authors run it on Crafter; needs a GPU", PPO, column="paper"),
     "ppo-crafter-small": Recipe("ppo-crafter with IMPALA's narrower encoder, for CPUs", PPO, column="cpu"),
+    "ppo-ad": Recipe(
+        "Achievement distillation as published: ppo-crafter with an auxiliary phase after every 8 updates",
+        parent="ppo-crafter",
+        changes=(("distillation.every", 8),),
+    ),
+    "ppo-ad-small": Recipe(
+        "ppo-ad on ppo-crafter-small's encoder, for CPUs", parent="ppo-crafter-small", changes=(("distillation.every", 8),)
+    ),
+    "ppo-ad-small-no-memory": Recipe(
+        "ppo-ad-small without the last sub-goal as an input", parent="ppo-ad-small", changes=(("distillation.memory", False),)
+    ),
+    "ppo-ad-small-intra": Recipe(
+        "ppo-ad-small-no-memory without the contrast between episodes",
+        parent="ppo-ad-small-no-memory",
+        changes=(("distillation.matching", False),),
+    ),
+    "ppo-ad-small-control": Recipe(
+        "ppo-ad-small whose phases take as many steps, of policy and value distillation alone",
+        parent="ppo-ad-small",
+        changes=(("distillation.contrast", False),),
+    ),
+    "ppo-clam": Recipe(
+        "CLAM: PPO that is told who the others are by a contrast between crops of its episodes with them", AGENT_MODEL
+    ),
+    "ppo-liam": Recipe(
+        "ppo-clam whose encoder learns to decode what the others see and do",
+        parent="ppo-clam",
+        changes=(("model.kind", "liam"),),
+    ),
+    "ppo-cbam": Recipe(
+        "ppo-clam whose encoder is told the others' id in training", parent="ppo-clam", changes=(("model.kind", "cbam"),)
+    ),
+    "ppo-label-positive": Recipe(
+        "ppo-clam whose positives are all episodes with the same others",
+        parent="ppo-clam",
+        changes=(("model.kind", "label_positive"),),
+    ),
+    "ppo-random-model": Recipe(
+        "ppo-clam without the contrast: a random encoder", parent="ppo-clam", changes=(("model.kind", "random"),)
+    ),
+    "ppo-history": Recipe(
+        "ppo-clam whose encoder PPO's own loss trains, and nothing else", parent="ppo-clam", changes=(("model.kind", "rl"),)
+    ),
+    "ppo-nam": Recipe("ppo-clam without any model of others", parent="ppo-clam", changes=(("model.kind", "none"),)),
+    "ppo-oracle": Recipe(
+        "ppo-nam that is told which partner it has", parent="ppo-nam", changes=(("env.kwargs.oracle", True),)
+    ),
+    "a2c-clam": Recipe("ppo-clam with A2C in place of PPO", parent="ppo-clam", changes=A2C),
+    "recurrent-ppo-clam": Recipe(
+        "ppo-clam with sb3-contrib's RecurrentPPO in place of PPO",
+        parent="ppo-clam",
+        changes=(("algorithm.name", "recurrent_ppo"),),
+    ),
 }
 
 
