@@ -25,12 +25,12 @@ import numpy as np
 from gymnasium import spaces
 
 from crl.envs.agent_pool import AgentPoolEnv, OracleObservation, Pool, check_pool_options
-from crl.envs.errors import check_positive
+from crl.envs.errors import EnvironmentOptionError, check_positive
 from crl.envs.foraging_partners import FORAGERS, MATES, Foraging
 from crl.envs.wrappers import PixelStack
 
 _SIZES, _PLAYERS, _FOODS = range(5, 20), range(2, 10), range(1, 5)
-_ID = re.compile(r"(?:Foraging)?(-2s)?-?(\d+)x(\d+)-(\d+)p-(\d+)f(-coop)?(?:-v3)?", re.IGNORECASE)
+_ID = re.compile(r"(?:Foraging)?-?(2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(-coop)?(?:-v3)?", re.IGNORECASE)
 _N_ACTIONS = 6
 #: steps of an episode, lbforaging's own
 LENGTH = 50
@@ -58,7 +58,7 @@ def task_ids() -> list[str]:
 
 def split_id(env_id: str) -> str:
     """
-    :param env_id: ``lbf/<id>``, where ``Foraging-`` and ``-v3`` may be left out: ``lbf/8x8-2p-2f``
+    :param env_id: ``lbf/<id>``, where ``Foraging-`` and ``-v3`` may be left out: ``lbf/8x8-2p-2f``, ``lbf/2s-8x8-2p-2f``
     :return: lbforaging's id
     :raises ValueError: when there is none
     """
@@ -85,6 +85,7 @@ def with_partners(
     oracle: bool = False,
     relative: bool = False,
     time_limit: int = LENGTH,
+    penalty: float = 0.0,
     pixels: bool = False,
     size: int = 64,
     n_stack: int = 1,
@@ -96,6 +97,7 @@ def with_partners(
     :param oracle: tell the ego the partner's id
     :param relative: see :class:`LevelBasedForaging`
     :param time_limit: steps of an episode
+    :param penalty: for an attempt to load food that is too heavy for those who load it (lbforaging's; its ids have none)
     :param pixels: observe pictures
     :param size: side of the pictures, in pixels
     :param n_stack: pictures in an observation
@@ -106,7 +108,9 @@ def with_partners(
     name = split_id(env_id)
     check_pool_options(_pool_of(name), pool, partner, oracle=oracle, pixels=pixels, relative=relative)
     check_positive(size=size, n_stack=n_stack, time_limit=time_limit)
-    make = partial(LevelBasedForaging, name, None, pool, partner, relative, time_limit, size)
+    if not penalty >= 0:
+        raise EnvironmentOptionError(f"penalty={penalty!r}: 0 or more")
+    make = partial(LevelBasedForaging, name, None, pool, partner, relative, time_limit, float(penalty), size)
     return partial(_make, make, oracle, pixels, n_stack)
 
 
@@ -133,6 +137,7 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
     :param partner: see :class:`AgentPoolEnv`
     :param relative: see above
     :param time_limit: steps of an episode
+    :param penalty: for an attempt to load what is too heavy
     :param size: side of the pictures, in pixels
     :raises ImportError: without lbforaging; names the extra
     """
@@ -147,6 +152,7 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         partner: int | str | None = None,
         relative: bool = False,
         time_limit: int = LENGTH,
+        penalty: float = 0.0,
         size: int = 64,
     ) -> None:
         super().__init__(_pool_of(name) if scripts is None else scripts, pool, partner)
@@ -154,7 +160,8 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         self.size = size
         make = _package()
         # its rules, without the wrappers of gymnasium.make: those object to a list of rewards, and take time
-        self._env = make(**{**gym.spec(name).kwargs, "grid_observation": False, "max_episode_steps": time_limit})
+        own = {"grid_observation": False, "max_episode_steps": time_limit, "penalty": penalty}
+        self._env = make(**{**gym.spec(name).kwargs, **own})
         space = self._env.observation_space[0]
         self._relative = relative
         self._scale = space.high + np.tile(np.array([1.0, 1.0, 0.0], dtype=np.float32), space.shape[0] // 3)

@@ -22,8 +22,8 @@ _MOVES = {NORTH: (-1, 0), SOUTH: (1, 0), WEST: (0, -1), EAST: (0, 1)}
 NOISE = 0.05
 #: share of its steps in which the idle partner rests
 IDLE = 0.9
-#: attempts after which the impatient partner leaves a food that it cannot load
-PATIENCE = 6
+#: cells around a food, in the order of a walk
+_RING = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
 
 Cell = tuple[int, int]
 
@@ -108,6 +108,29 @@ def approach(world: Foraging, me: int, target: Cell, rows_first: bool, rng: np.r
     return min(shortest, key=lambda move: (move in (NORTH, SOUTH)) != rows_first)
 
 
+def circle(world: Foraging, me: int, target: Cell) -> int | None:
+    """
+    One step of a walk around a food, clockwise; where the way is blocked, the other way round.
+
+    :param world: before the step
+    :param me: index of the player
+    :param target: cell of the food
+    :return: action; None when the player is not yet beside the food
+    """
+    row, column = world.players[me]
+    offset = row - target[0], column - target[1]
+    if offset not in _RING:
+        return None
+    place, free = _RING.index(offset), world.moves(me)
+    for turn in (1, -1):
+        new = _RING[(place + turn) % len(_RING)]
+        wanted = (new[0] - offset[0], new[1] - offset[1])
+        move = next(move for move, step in _MOVES.items() if step == wanted)
+        if move in free:
+            return move
+    return NONE
+
+
 # which food: a number for each, of which the smallest is chosen
 
 
@@ -126,11 +149,6 @@ def near_ego(world: Foraging, me: int, food: Cell) -> float:
     return distance(world.players[0], food)
 
 
-def far_from_ego(world: Foraging, me: int, food: Cell) -> float:
-    """The one farthest from the ego."""
-    return -distance(world.players[0], food)
-
-
 def to_the(dr: int, dc: int) -> Callable[[Foraging, int, Cell], float]:
     """The outermost in a direction."""
     return lambda world, me, food: -(dr * food[0] + dc * food[1])
@@ -145,7 +163,7 @@ class Forager:
     :param keeps: go to the food once chosen until it is gone, instead of choosing anew in each step
     :param alone: consider only food that it can load by itself, and rest when there is none
     :param waits: load only when the ego is next to the food
-    :param patience: attempts to load after which another food is chosen; None never gives up
+    :param circles: walk around the food and never load
     """
 
     def __init__(
@@ -155,18 +173,16 @@ class Forager:
         keeps: bool = True,
         alone: bool = False,
         waits: bool = False,
-        patience: int | None = None,
+        circles: bool = False,
     ) -> None:
         self.choose = choose
         self.rows_first = rows_first
         self.keeps = keeps
         self.alone = alone
         self.waits = waits
-        self.patience = patience
+        self.circles = circles
         #: by player
         self._targets: dict[int, Cell] = {}
-        self._attempts: dict[int, int] = {}
-        self._left: dict[int, Cell] = {}
 
     def __call__(self, world: Foraging, rng: np.random.Generator) -> list[int]:
         """See :class:`crl.envs.agent_pool.Script`."""
@@ -178,31 +194,23 @@ class Forager:
             return int(rng.integers(6))
         if target is None:
             return NONE
+        if self.circles:
+            walk = circle(world, me, target)
+            if walk is not None:
+                return walk
         action = approach(world, me, target, self.rows_first, rng)
-        if action != LOAD:
-            return action
-        if self.waits and distance(world.players[0], target) != 1:
+        if action == LOAD and self.waits and distance(world.players[0], target) != 1:
             return NONE
-        if self.patience is not None:
-            self._attempts[me] = self._attempts.get(me, 0) + 1
-            if self._attempts[me] >= self.patience:
-                self._left[me] = target
-                self._forget(me)
-        return LOAD
-
-    def _forget(self, me: int) -> None:
-        self._targets.pop(me, None)
-        self._attempts.pop(me, None)
+        return action
 
     def _target(self, world: Foraging, me: int) -> Cell | None:
         if not self.keeps or self._targets.get(me) not in world.foods:
-            self._forget(me)
+            self._targets.pop(me, None)
             foods = [cell for cell, level in world.foods.items() if not self.alone or level <= world.levels[me]]
-            others = [cell for cell in foods if cell != self._left.get(me)]
             if not foods:
                 return None
             here = world.players[me]
-            self._targets[me] = min(others or foods, key=lambda cell: (self.choose(world, me, cell), distance(here, cell)))
+            self._targets[me] = min(foods, key=lambda cell: (self.choose(world, me, cell), distance(here, cell)))
         return self._targets[me]
 
 
@@ -236,19 +244,18 @@ FORAGERS: Pool[Foraging] = Pool(
     test=("selfish", "waits-for-ego"),
 )
 
-#: where all food takes both: one that never comes would only make episodes that nobody can win, so these differ in where they
-#: go. To whom the partner's next food is no news it costs fewer steps to be there, and on large fields steps are scarce
+#: where all food takes both. Some do their share and some do not, which is not seen in where they stand but in how they move;
+#: the former differ in where they go
 MATES: Pool[Foraging] = Pool(
     {
         "nearest": partial(Forager, near_self),
         "farthest": partial(Forager, far_from_self),
-        "far-from-ego": partial(Forager, far_from_ego),
         "north-first": partial(Forager, to_the(-1, 0)),
-        "south-first": partial(Forager, to_the(1, 0)),
-        "west-first": partial(Forager, to_the(0, -1), rows_first=False),
         "east-first": partial(Forager, to_the(0, 1), rows_first=False),
+        "circles-nearest": partial(Forager, near_self, circles=True),
+        "circles-farthest": partial(Forager, far_from_self, circles=True),
         "follows-ego": partial(Forager, near_ego, keeps=False),
-        "impatient": partial(Forager, near_self, patience=PATIENCE),
+        "circles-near-ego": partial(Forager, near_ego, keeps=False, circles=True),
     },
-    test=("follows-ego", "impatient"),
+    test=("follows-ego", "circles-near-ego"),
 )

@@ -19,6 +19,7 @@ from crl.envs.agent_pool import Pool
 from crl.envs.episode_seeds import episode_seed
 from crl.envs.foraging import LevelBasedForaging
 from crl.envs.foraging_partners import Drifter
+from crl.envs.make import _maker
 from crl.envs.particle_teams import Team, stay
 from crl.envs.particles import ParticleWorld
 
@@ -323,15 +324,13 @@ def test_monitors_see_returns_and_lengths():
     assert infos[0]["terminal_observation"].shape == (14,)
 
 
-def test_processes_of_their_own():
-    """Scripts and ids are found there, too."""
-    for env_id in ("lbf/8x8-2p-2f-coop", "mpe/simple_spread"):
-        apart, here = (make_vec_env(env_id, seed=2, n_envs=2, subprocess=subprocess) for subprocess in (True, False))
-        assert (apart.reset() == here.reset()).all()
-        for _ in range(5):
-            for left, right in zip(apart.step([1, 2])[:3], here.step([1, 2])[:3], strict=True):
-                assert np.allclose(left, right)
-        apart.close()
+@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("options", [{}, dict(pixels=True, oracle=True)])
+def test_what_makes_them_goes_to_other_processes(env_id, options):
+    """As SubprocVecEnv sends it, but to this one."""
+    make, copy = _maker(env_id, options), pickle.loads(pickle.dumps(_maker(env_id, options)))
+    one, other = make().reset(seed=0)[0], copy().reset(seed=0)[0]
+    assert str(one) == str(other)
 
 
 @pytest.mark.parametrize("env_id", [IDS[0], IDS[2]])
