@@ -1,0 +1,152 @@
+"""PPO with achievement distillation by name: what its controls change, and runs that stop, go on, are evaluated and filmed."""
+
+import numpy as np
+import pytest
+import torch as th
+
+from crl.agents import build, resolve
+from crl.agents.fields import FieldValueError
+from crl.agents.recipes import flatten
+from crl.callbacks.acting_env import acting_env
+from crl.envs import make_env, make_vec_env
+from crl.envs.toy_chain import _COLOURS, CELL, ROWS, TAKE
+from crl.objectives.goal_memory import GoalMemory, SingleGoalMemory
+from crl.probe.episodes import collect
+from crl.runs.evaluation import evaluate
+from crl.runs.run import Stopped, load_model, new_run, resume, train
+
+SMALL = {
+    "env.kwargs.length": 30,
+    "policy.filters": [4, 4],
+    "policy.hidden_dim": 16,
+    "policy.features_dim": 16,
+    "algorithm.n_steps": 48,
+    "algorithm.batch_size": 48,
+    "algorithm.n_epochs": 1,
+    "distillation.epochs": 1,
+    "train.n_envs": 2,
+    "train.eval_every": 10_000,
+    "train.eval_episodes": 1,
+}
+EVERY = {"distillation.every": 2}
+
+
+def agent(name="ppo-ad-small", seed=0, **more):
+    config = resolve(name, "toy/chain", {**SMALL, **more})
+    env = make_vec_env("toy/chain", seed=seed, n_envs=2, **config["env"]["kwargs"])
+    return config, *build(config, env, seed=seed, device="cpu")
+
+
+@pytest.mark.parametrize("env_id", ["crafter/reward", "toy/chain"])
+@pytest.mark.parametrize(
+    ("name", "parent", "field", "values"),
+    [
+        ("ppo-ad", "ppo-crafter", "distillation.every", (8, None)),
+        ("ppo-ad-small", "ppo-crafter-small", "distillation.every", (8, None)),
+        ("ppo-ad-small-no-memory", "ppo-ad-small", "distillation.memory", (False, True)),
+        ("ppo-ad-small-intra", "ppo-ad-small-no-memory", "distillation.matching", (False, True)),
+        ("ppo-ad-small-control", "ppo-ad-small", "distillation.contrast", (False, True)),
+    ],
+)
+def test_one_field_apart(env_id, name, parent, field, values):
+    a, b = (flatten(resolve(agent, env_id)) for agent in (name, parent))
+    assert {key: (a[key], b[key]) for key in a if a[key] != b[key] and key != "agent"} == {field: values}
+
+
+def test_published_values():
+    config = flatten(resolve("ppo-ad", "crafter/reward"))
+    want = dict(every=8, epochs=6, prediction=True, matching=True, memory=True, contrast=True, temperature=0.1)
+    want |= dict(regularisation=0.05, threshold=0.5, targets=16, batch_size=512, learning_rate=3e-4)
+    want |= dict(policy_weight=1.0, value_weight=1.0)
+    assert {key.partition(".")[2]: value for key, value in config.items() if key.startswith("distillation.")} == want
+
+
+def test_phases_without_a_contrast_are_refused():
+    with pytest.raises(FieldValueError, match="leave nothing to a phase"):
+        resolve("ppo-ad-small-intra", "toy/chain", {"distillation.prediction": False})
+
+
+def test_fields_reach_the_callback():
+    fields = dict(every=3, epochs=2, contrast=False, temperature=0.2, regularisation=0.1, threshold=0.6, targets=5)
+    fields |= dict(batch_size=7, learning_rate=1e-4, policy_weight=2.0, value_weight=0.5, matching=False)
+    _, model, (callback,) = agent(**{f"distillation.{key}": value for key, value in fields.items()})
+    objective = callback.objective
+    assert (callback.window.size, objective.temperature, objective.regularisation, objective.threshold) == (3, 0.2, 0.1, 0.6)
+    for key in ("epochs", "contrast", "targets", "batch_size", "learning_rate", "policy_weight", "value_weight", "matching"):
+        assert getattr(callback, key) == fields[key]
+    assert isinstance(model.env, GoalMemory) and model.policy.action_net.in_features == 2 * 16
+    _, model, _ = agent("ppo-ad-small-no-memory")
+    assert not isinstance(model.env, GoalMemory) and model.policy.action_net.in_features == 16
+
+
+def test_without_phases_it_is_plain_ppo():
+    finals = []
+    for name, more in (("ppo-crafter-small", {}), ("ppo-ad-small-no-memory", {"distillation.every": None})):
+        _, model, callbacks = agent(name, **more)
+        assert callbacks == []
+        model.learn(2 * 96)
+        finals.append(model.policy.state_dict())
+    assert all(th.equal(finals[0][key], finals[1][key]) for key in finals[0])
+
+
+def towards_the_next_item(image):
+    """From the picture alone: one step to the item whose turn it is, or taking it."""
+    centres, corners = image[:, 1::CELL, 1::CELL].transpose(1, 2, 0), image[:, ::CELL, ::CELL].min(0)
+    collected = int(centres[ROWS].any(-1).sum())
+    (item,) = np.argwhere((centres[:ROWS] == _COLOURS[collected]).all(-1))
+    (player,) = np.argwhere(corners == 255)
+    dy, dx = np.sign(item - player)
+    return TAKE if not (dx or dy) else {(0, -1): 0, (0, 1): 1, (-1, 0): 2, (1, 0): 3}[(dx, 0) if dx else (0, dy)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of five rollouts, with phases after the second and the fourth."""
+    folder = new_run(
+        "ppo-ad-small", "toy/chain", {**SMALL, **EVERY}, 0, tmp_path_factory.mktemp("whole") / "run", 480, "cpu", 96
+    )
+    return folder, train(folder, show_progress=False)
+
+
+@pytest.mark.parametrize("pause_at", [96, 192, 288])
+def test_a_run_that_was_stopped_ends_as_one_that_never_was(whole, pause_at, tmp_path):
+    """Before a phase, with a rollout that waits; right after one; and in between."""
+    folder = new_run("ppo-ad-small", "toy/chain", {**SMALL, **EVERY}, 0, tmp_path / "run", 480, "cpu", 96)
+    with pytest.raises(Stopped):
+        train(folder, show_progress=False, pause_at=pause_at)
+    assert resume(folder, show_progress=False)["weights_sha256"] == whole[1]["weights_sha256"]
+    assert len(folder.eval_file.read_text().splitlines()) == len(whole[0].eval_file.read_text().splitlines())
+
+
+def test_its_agent_acts_elsewhere_with_its_memory(whole):
+    """Evaluated, filmed and probed in environments around which there is a memory."""
+    folder, _ = whole
+    config, model = folder.config(), load_model(folder)
+    config["env"]["kwargs"] = {}
+    seen, predict = [], model.predict
+
+    def look(obs, **kwargs):
+        seen.append(np.array(obs["memory"]))
+        predict(obs, **kwargs)  # the agent can act on it; items are reached by somebody who knows how
+        return np.array([towards_the_next_item(image) for image in obs["image"]]), None
+
+    model.predict = look
+    result = evaluate(model, config, 2, film=True)
+    model.predict = predict
+    assert result.returns == [8.0, 8.0], "the walker reaches all items"
+    assert len(result.frames) == result.lengths[0] and result.frames[0].shape == (32, 32, 3)
+    lengths = [round(float(np.linalg.norm(memory)), 4) for memory in seen]
+    assert set(lengths) == {0.0, 1.0} and lengths[0] == lengths[result.lengths[0]] == 0.0
+    assert len(np.unique(np.array(seen).round(5), axis=0)) > 12, "none, and each item's in both episodes"
+    data = collect(model, config, 4)
+    assert data.images.shape[1:] == (3, 32, 32)
+    env = make_env("toy/chain")
+    assert isinstance(acting_env(model, env), SingleGoalMemory)
+    _, plain, _ = agent("ppo-crafter-small")
+    assert acting_env(plain, env) is env
+
+
+def test_it_distils(whole):
+    header, row = (line.split(",") for line in whole[0].progress_file.read_text().splitlines())
+    logged = dict(zip(header, row, strict=True))
+    assert float(logged["achievement/n_updates"]) > 0 and float(logged["achievement/prediction_loss"]) > 0
