@@ -2,8 +2,9 @@
 Environments by name: ``make_env`` and ``make_vec_env``.
 
 Ids: ``toy/reach``, ``toy/reach-discrete``, ``toy/chain``, ``crafter/reward``, ``crafter/noreward``,
-``dmc/<domain>-<task>``, ``atari/<Game>``, ``gym/<gymnasium id>`` (any environment that renders, seen from pixels), and the
-plain id of any environment with image observations that is registered with gymnasium.
+``dmc/<domain>-<task>``, ``atari/<Game>``, ``lbf/<id>`` and ``mpe/<id>`` (worlds with scripted partners, see
+:mod:`crl.envs.agent_pool`), ``gym/<gymnasium id>`` (any environment that renders, seen from pixels), and the plain id of any
+environment with image observations that is registered with gymnasium.
 
 The toys are registered with gymnasium, too: ``gymnasium.make("crl.envs:crl/toy-reach-v0")``.
 """

@@ -154,7 +154,8 @@ def make_env(
     """
     One environment with image observations, ``(channels, height, width)`` uint8 where it is one of crl's own.
 
-    :param env_id: ``toy/...``, ``crafter/reward``, ``dmc/<domain>-<task>``, ``atari/<Game>``, ``gym/<gymnasium id>`` (seen
+    :param env_id: ``toy/...``, ``crafter/reward``, ``dmc/<domain>-<task>``, ``atari/<Game>``, ``lbf/<id>``, ``mpe/<id>``
+        (worlds with scripted partners, whose observations are vectors unless ``pixels=True``), ``gym/<gymnasium id>`` (seen
         through its renderings), or the plain id of an environment registered with gymnasium (left as it is; its observations
         must hold images). An id may be ``module:id``, which imports the module that registers it. Or a class or function that
         makes an environment, or one that is made already.
@@ -165,8 +166,9 @@ def make_env(
     :param options: of the environment. ``toy/reach``: ``distractors`` (1). ``toy/chain``: ``items`` (8), ``length`` (100).
         ``crafter/``: ``size`` (64), ``length`` (10000). ``dmc/``: ``size`` (84), ``n_stack`` (3),
         ``action_repeat`` (PlaNet's, elsewhere 2), ``camera``, ``shadow_size``, ``time_limit``. ``atari/``: those of
-        :func:`crl.envs.atari.settings`, such as ``protocol`` ("100k", or "v5"). ``gym/``: ``size``, ``n_stack``,
-        ``action_repeat`` (1), others go to gymnasium.
+        :func:`crl.envs.atari.settings`, such as ``protocol`` ("100k", or "v5"). ``lbf/``, ``mpe/``: those of
+        :mod:`crl.envs.agent_pool`; ``lbf/`` has ``relative``, ``time_limit`` and ``penalty``, too. ``gym/``: ``size``,
+        ``n_stack``, ``action_repeat`` (1), others go to gymnasium.
     :raises UnknownEnvironmentError: when there is none of this id
     :raises EnvironmentOptionError: for an option that the environment does not have, or a value out of range
     :raises NotPixelsError: when its observations are no images

@@ -113,7 +113,7 @@ def evaluate(
             if stop():
                 raise EvaluationStopped
             if film and not ended[0]:
-                frames.append(_picture(_one(obs, 0)))
+                frames.append(_frame(env, _one(obs, 0)))
             actions, state = model.predict(obs, state=state, episode_start=begins, deterministic=True)  # type: ignore[arg-type]
             next_obs, rewards, begins, infos = env.step(actions)
             for index, episode in enumerate(running):
@@ -218,6 +218,12 @@ def _compare(
         following = rewards[step] + model.gamma * following
         came[step] = following
     return float(np.mean(q)), float(came[chosen].mean())
+
+
+def _frame(env: VecEnv, obs: Any) -> np.ndarray:
+    """The newest frame that the first environment shows in its observation, or that it renders where that is a vector."""
+    parts = obs.values() if isinstance(obs, dict) else (obs,)
+    return _picture(obs) if any(part.ndim == 3 for part in parts) else np.asarray(env.env_method("render", indices=0)[0])
 
 
 def _picture(obs: Any) -> np.ndarray:

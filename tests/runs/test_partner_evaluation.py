@@ -1,0 +1,48 @@
+"""Evaluation with one partner at a time, and pictures of agents whose observations are vectors."""
+
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+
+from crl.envs import EnvironmentOptionError, make_env, make_vec_env
+from crl.runs.evaluation import EVALUATION_SEED, evaluate
+from crl.runs.partner_evaluation import evaluate_per_partner
+
+
+def config(env_id, **kwargs):
+    return {"env": {"id": env_id, "kwargs": kwargs}, "train": {"eval_envs": 1}}
+
+
+def agent(env_id, **kwargs):
+    return PPO("MultiInputPolicy" if kwargs.get("pixels") else "MlpPolicy", make_vec_env(env_id, **kwargs), device="cpu")
+
+
+def test_each_partner_plays_its_own_episodes():
+    model = agent("lbf/8x8-2p-2f-coop", pool="test", oracle=True, time_limit=12)
+    names = model.env.get_attr("pool_names")[0]
+    found = evaluate_per_partner(model, config("lbf/8x8-2p-2f-coop", pool="test", oracle=True, time_limit=12), 3)
+    assert tuple(found) == names
+    for name, result in found.items():
+        env = make_env("lbf/8x8-2p-2f-coop", seed=EVALUATION_SEED, evaluation=True, partner=name, oracle=True, time_limit=12)
+        returns = []
+        for _ in range(3):
+            (obs, info), total, over = env.reset(), 0.0, False
+            assert names[info["partner_id"]] == name
+            while not over:
+                obs, reward, terminated, truncated, _ = env.step(model.predict(obs, deterministic=True)[0])
+                total, over = total + reward, terminated or truncated
+            returns.append(total)
+        assert result.returns == pytest.approx(returns) and result.partners == [names.index(name)] * 3
+    with pytest.raises(EnvironmentOptionError, match="gym/CartPole-v1 has no pool of partners"):
+        evaluate_per_partner(model, config("gym/CartPole-v1"), 1)
+
+
+@pytest.mark.parametrize("options", [{}, dict(pixels=True, oracle=True)])
+def test_films(options):
+    model = agent("mpe/simple_tag", **options)
+    frames = evaluate(model, config("mpe/simple_tag", **options), 1, film=True).frames
+    assert len(frames) == 50 and {(frame.shape, frame.dtype.name) for frame in frames} == {((64, 64, 3), "uint8")}
+    env = make_env("mpe/simple_tag", seed=EVALUATION_SEED, evaluation=True, **options)
+    env.reset()
+    assert (frames[0] == env.render()).all()
+    assert np.abs(frames[0].astype(int) - frames[-1]).max() > 0
