@@ -65,6 +65,8 @@ class Eval:
     """number of episodes"""
     video: bool = False
     """film the first episode into the run's video/ folder"""
+    partners: bool = False
+    """lbf/ and mpe/: so many episodes with each partner of the pool"""
 
 
 @dataclass
@@ -73,8 +75,8 @@ class Probe:
 
     run: tyro.conf.Positional[Path]
     """run folder"""
-    episodes: int = 60
-    """held-out episodes to collect: half to fit probes, a quarter to choose, a quarter to report"""
+    episodes: int | None = None
+    """held-out episodes: half to fit probes, a quarter to choose, a quarter to report; default: 60, 1200 of agent models"""
     seed: int = 0
     """of episodes, random encoder and supervised training"""
     out: Path | None = None
@@ -417,6 +419,11 @@ def _eval(command: Eval) -> int:
     except RunError as error:
         print(f"crl: {error}", file=sys.stderr)
         return 1
+    if command.partners:
+        from crl.runs.partner_evaluation import evaluate_per_partner
+
+        for name, found in evaluate_per_partner(model, config, command.episodes).items():
+            print(f"{name:22} return {found.mean:.2f} +- {found.std:.2f} over {command.episodes} episodes")
     result = evaluate(model, config, command.episodes, film=command.video)
     print(
         f"return {result.mean:.2f} +- {result.std:.2f} over {command.episodes} episodes, at agent step {model.num_timesteps}"
@@ -442,7 +449,7 @@ def _tune(command: Tune) -> int:
 
 
 def _probe(command: Probe) -> int:
-    if command.episodes < 8:
+    if command.episodes is not None and command.episodes < 8:
         raise UsageError(f"--episodes {command.episodes}: at least 8, to fit, to choose and to report on two")
     _check_seed(command.seed)
     if command.supervised_updates < 0:

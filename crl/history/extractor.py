@@ -51,6 +51,7 @@ class HistoryExtractor(BaseFeaturesExtractor):
         rows = spec.rows(base_space, action_space)
         super().__init__(observation_space, rows.observation_dim + spec.embed_dim)
         self.spec = spec
+        self.rows = rows
         self.trained = trained
         self.encoder: HistoryEncoder | None = None
         if modelled:

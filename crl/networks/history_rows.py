@@ -131,7 +131,8 @@ class HistoryRows(nn.Module):
         """
         batch, length = obs.shape[:2]
         previous = th.cat([obs[:, :1], obs[:, :-1]], dim=1)
-        before = th.cat([actions[:, :1], actions], dim=1)
+        none = th.as_tensor(self.no_action, device=actions.device, dtype=actions.dtype)
+        before = th.cat([none.expand(batch, 1, -1), actions], dim=1)
         first = (th.arange(length, device=obs.device) == 0).repeat(batch)
         rows = self.step(obs.flatten(0, 1), previous.flatten(0, 1), before.flatten(0, 1), first)
         return rows.view(batch, length, self.dim)

@@ -138,6 +138,34 @@ def draw_embedding(z: np.ndarray, data: ProbeData, path: Path, seed: int) -> Pat
     return _save(figure, path)
 
 
+def draw_partners(z: dict[str, dict[int, np.ndarray]], partners: np.ndarray, names: list[str], path: Path, seed: int) -> Path:
+    """
+    Embeddings of histories, coloured by partner: a row for each encoder, a column for each number of observations seen.
+
+    :param z: by name of the encoder and number of observations, ``(n, width)`` each
+    :param partners: ``(n,)`` ids
+    :param names: of all ids
+    :param path: ``.png`` file to write
+    :param seed: of t-SNE, and of the points that are shown
+    """
+    plt = _pyplot()
+    moments = list(next(iter(z.values())))
+    rows = np.random.default_rng(seed).permutation(len(partners))[:_POINTS]
+    size = (3.2 * len(moments), 3.2 * len(z) + 0.6)
+    figure, axes = plt.subplots(len(z), len(moments), figsize=size, squeeze=False)
+    colours = plt.get_cmap("tab10")
+    for y, (name, of_moment) in enumerate(z.items()):
+        for x, moment in enumerate(moments):
+            points, method = embed(of_moment[moment][rows].astype(np.float64), seed)
+            for partner in np.unique(partners):
+                chosen = points[partners[rows] == partner]
+                axes[y, x].scatter(*chosen.T, s=6, color=colours(int(partner) % 10), label=names[partner])
+            axes[y, x].set(title=f"{name}, {moment} seen ({method})", xticks=[], yticks=[])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=7, markerscale=2)
+    figure.suptitle("embeddings of histories by partner", fontsize=9)
+    return _save(figure, path)
+
+
 def nearest_neighbours(z: np.ndarray, episodes: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     """
     :param z: ``(n, width)``

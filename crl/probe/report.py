@@ -24,12 +24,14 @@ from crl.augment import RandomShift
 from crl.callbacks.find_encoders import FoundEncoder, find_encoders
 from crl.contract import Augmentation
 from crl.encoders import ModelEncoder
+from crl.history import HistoryExtractor, history_extractor
 from crl.metrics import effective_rank
 from crl.probe import pictures
 from crl.probe.episodes import ProbeData, ProbeError, collect
 from crl.probe.features import conv_features, fit_supervised, output_features, pixel_pca
 from crl.probe.labels import MIN_ENTROPY, entropy, linear_f1
 from crl.probe.linear import ridge_r2, split_episodes, varying
+from crl.probe.partners import draw_partner_pictures, partner_rows, partner_table, probe_partners
 from crl.probe.retrieval import retrieval_top1
 from crl.runs.folder import RunFolder, write_atomically
 from crl.runs.run import load_model
@@ -42,11 +44,13 @@ _COLLAPSED = 0.01
 
 #: retrieval on the last quarter needs two
 MIN_EPISODES = 8
+#: unless told otherwise; who a partner is can be asked once an episode
+EPISODES, PARTNER_EPISODES = 60, 1200
 
 
 def probe_run(
     folder: RunFolder,
-    episodes: int = 60,
+    episodes: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     encoder: str | None = None,
@@ -55,10 +59,12 @@ def probe_run(
     stage: Stage = silent,
 ) -> dict[str, Any]:
     """
-    Probe the last checkpoint of a run. Writes ``probe.json``, ``probe.csv`` and pictures, and the same for TensorBoard.
+    Probe the last checkpoint of a run. Writes ``probe.json``, ``probe.csv`` and pictures, and the same for TensorBoard. The
+    encoder of histories of agents that model others is asked who they are, see :mod:`crl.probe.partners`.
 
     :param folder: of a run
-    :param episodes: to collect, at least 8; half are fitted to, a quarter chooses penalties, a quarter is reported
+    :param episodes: to collect, at least 8; half are fitted to, a quarter chooses penalties, a quarter is reported. None: 60,
+        or 1200 of agents that model others, for each way of acting
     :param seed: of episodes, random encoder and supervised training
     :param out: folder to write to; None takes ``<run>/probe/step<k>``
     :param encoder: name, for agents that have several (``"actor"``, ``"critic"``); None takes the first
@@ -69,11 +75,16 @@ def probe_run(
     :raises ProbeError: for an encoder that there is not, too few episodes, or episodes that cannot be probed
     :raises crl.runs.run.RunError: when no checkpoint can be loaded
     """
-    if episodes < MIN_EPISODES:
+    if episodes is not None and episodes < MIN_EPISODES:
         raise ProbeError(f"{episodes} episodes: at least {MIN_EPISODES}, so that two are left to report on")
     config = folder.config()
     model = load_model(folder)
     try:
+        extractor = history_extractor(model)
+        if extractor is not None:
+            n = episodes or PARTNER_EPISODES
+            return _probe_partners(folder, model, extractor, n, seed, out, supervised_updates, with_pictures, stage)
+        episodes = episodes or EPISODES
         found = _choose(model, encoder)
         target = Path(out) if out is not None else folder.path / "probe" / f"step{model.num_timesteps:012d}"
         data = collect(model, config, episodes, seed, advance=stage("collecting episodes", episodes))
@@ -109,6 +120,44 @@ def probe_run(
     finally:
         if model.env is not None:
             model.env.close()
+
+
+def _probe_partners(
+    folder: RunFolder,
+    model: BaseAlgorithm,
+    extractor: HistoryExtractor,
+    episodes: int,
+    seed: int,
+    out: str | Path | None,
+    supervised_updates: int,
+    with_pictures: bool,
+    stage: Stage,
+) -> dict[str, Any]:
+    config = folder.config()
+    target = Path(out) if out is not None else folder.path / "probe" / f"step{model.num_timesteps:012d}"
+    numbers, encoders, data = probe_partners(model, extractor, config, episodes, seed, supervised_updates, stage)
+    report = {
+        "run": str(folder.path),
+        "agent": config["agent"],
+        "env": config["env"]["id"],
+        "step": model.num_timesteps,
+        "encoder": "history",
+        "features_dim": extractor.spec.embed_dim,
+        "seed": seed,
+        "episodes": episodes,
+        "supervised_updates": supervised_updates,
+        **numbers,
+        "folder": str(target),
+    }
+    _write(report, target)
+    shown = draw_partner_pictures(encoders, data, target, seed) if with_pictures else []
+    with _writer(folder.path / "tensorboard") as writer:
+        for row in partner_rows(report):
+            if row["what"] == "accuracy":
+                name = f"probe/{row['ego']}_{row['of']}_after_{row['observations']}"
+                writer.add_scalar(name, row["value"], model.num_timesteps)
+        _add_pictures(writer, shown, model.num_timesteps)
+    return report
 
 
 def _choose(model: BaseAlgorithm, name: str | None) -> FoundEncoder:
@@ -242,6 +291,8 @@ def _gap(found: dict[str, Any]) -> dict[str, float]:
 
 def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
     """A report as a table, one row for each representation and layer."""
+    if "identification" in report:
+        return partner_rows(report)
     rows = []
     for name, found in report["representations"].items():
         for layer, probe in found["probes"].items():
@@ -321,11 +372,15 @@ def _to_tensorboard(report: dict[str, Any], shown: list[Path], folder: Path, ste
                     writer.add_scalar(f"probe/{row['representation']}_{row['layer']}_{key}", row[key], step)
         for layer, share in report["gap_closed"].items():
             writer.add_scalar(f"probe/gap_closed_{layer}", share, step)
-        for path in shown:
-            from PIL import Image
+        _add_pictures(writer, shown, step)
 
-            with Image.open(path) as image:
-                writer.add_image(f"probe/{path.stem}", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+def _add_pictures(writer: SummaryWriter, shown: list[Path], step: int) -> None:
+    for path in shown:
+        from PIL import Image
+
+        with Image.open(path) as image:
+            writer.add_image(f"probe/{path.stem}", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
 
 @contextmanager
@@ -339,6 +394,8 @@ def _writer(folder: Path) -> Iterator[SummaryWriter]:
 
 def table(report: dict[str, Any]) -> str:
     """The numbers that matter, as text."""
+    if "identification" in report:
+        return partner_table(report)
     asked = "F1 of labels" if report["representations"]["trained"]["probes"]["output"]["f1"] is not None else "R2 of state"
     lines = [f"{'':22}{asked:>12}{'top-1':>8}{'eff. rank':>11}{'mean std':>10}"]
     for row in rows_of(report):

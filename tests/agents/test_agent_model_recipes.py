@@ -1,0 +1,164 @@
+"""Agents that model others: what recipes resolve to, controls, environments they refuse, runs that resume and evaluate."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from crl.agents import build, resolve
+from crl.agents.fields import ConfigError, FieldValueError
+from crl.agents.recipes import RECIPES, flatten
+from crl.callbacks.agent_model_callback import AgentModelCallback
+from crl.envs import make_env, make_vec_env
+from crl.history import history_extractor, seen_by
+from crl.runs.folder import RunFolder, Table
+from crl.runs.run import Stopped, new_run, resume, train
+
+LBF, TAG, SPREAD = "lbf/8x8-2p-2f", "mpe/simple_tag", "mpe/simple_spread"
+ARMS = {
+    "ppo-liam": "liam",
+    "ppo-cbam": "cbam",
+    "ppo-label-positive": "label_positive",
+    "ppo-random-model": "random",
+    "ppo-history": "rl",
+    "ppo-nam": "none",
+}
+SMALL = {
+    "algorithm.n_steps": 16,
+    "algorithm.batch_size": 32,
+    "algorithm.n_epochs": 1,
+    "algorithm.net_arch": [8],
+    "history.width": 8,
+    "history.heads": 2,
+    "history.layers": 1,
+    "model.interval": 32,
+    "model.min_episodes": 2,
+    "model.min_steps": 3,
+    "model.batch_size": 8,
+    "train.n_envs": 4,
+    "train.eval_every": 128,
+    "train.eval_episodes": 4,
+    "train.eval_envs": 2,
+}
+
+
+def difference(a, b):
+    a, b = flatten(a), flatten(b)
+    return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)} - {"agent"}
+
+
+@pytest.mark.parametrize("env_id", [LBF, TAG, SPREAD])
+def test_arms_differ_in_exactly_one_field(env_id):
+    for name, kind in ARMS.items():
+        config = resolve(name, env_id)
+        assert difference(config, resolve("ppo-clam", env_id)) == {"model.kind"} and config["model"]["kind"] == kind
+    assert difference(resolve("ppo-oracle", env_id), resolve("ppo-nam", env_id)) == {"env.kwargs.oracle"}
+    assert difference(resolve("recurrent-ppo-clam", env_id), resolve("ppo-clam", env_id)) == {"algorithm.name"}
+    a2c = difference(resolve("a2c-clam", env_id), resolve("ppo-clam", env_id))
+    assert a2c and all(path.startswith("algorithm.") for path in a2c)
+
+
+@pytest.mark.parametrize("env_id", ["dmc/cartpole-swingup", "toy/reach", "atari/Pong", "gym/Pendulum-v1", "mpe/simple"])
+def test_without_a_pool_there_is_nobody_to_model(env_id):
+    with pytest.raises(ConfigError, match=r"no pool.*lbf/<id>.*mpe/simple_tag"):
+        resolve("ppo-clam", env_id)
+
+
+def test_an_environment_that_turns_out_to_have_no_pool():
+    config = resolve("ppo-clam", "Anything-v0")
+    with pytest.raises(ConfigError, match="no pool"):
+        build(config, make_vec_env("toy/reach-discrete", n_envs=16), seed=0, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"history.columns": ["enemy*"], "history.others": []}, "columns are .*partner0_row"),
+        ({"history.others": ["enemy*"]}, "columns are .*partner0_row"),
+        ({"env.kwargs.pixels": True}, "vector observations"),
+    ],
+)
+def test_what_only_the_environment_can_tell(fields, words):
+    config = resolve("ppo-clam", LBF, {**SMALL, **fields})
+    kwargs = config["env"]["kwargs"]
+    with pytest.raises(ConfigError, match=words):
+        build(config, make_vec_env(LBF, n_envs=4, **kwargs), seed=0, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"algorithm.name": "a2c"}, "batch_size=none"),
+        ({"algorithm.batch_size": None}, "a number"),
+        ({"algorithm.batch_size": 9999}, "larger than a rollout"),
+        ({"history.width": 30}, "multiple"),
+        ({"history.others": []}, "nothing is left"),
+        ({"history.ego": None}, "set history.ego"),
+        ({"model.min_crop": 49}, "longer"),
+        ({"model.store_size": 8}, "room"),
+        ({"model.kind": "clan"}, "clam"),
+    ],
+)
+def test_wrong_values(fields, words):
+    with pytest.raises(FieldValueError, match=words):
+        resolve("ppo-clam", LBF, fields)
+
+
+@pytest.mark.parametrize(
+    "agent", [name for name in RECIPES if name == "ppo-clam" or RECIPES[name].parent in ("ppo-clam", "ppo-nam")]
+)
+def test_every_arm_learns_and_acts(agent):
+    overrides = dict(SMALL)
+    if agent == "a2c-clam":
+        overrides |= {"algorithm.batch_size": None, "algorithm.n_epochs": None}
+    config = resolve(agent, LBF, overrides)
+    env = make_vec_env(LBF, n_envs=4, **config["env"]["kwargs"])
+    model, callbacks = build(config, env, seed=0, device="cpu")
+    model.learn(4 * 50 + 64, callback=callbacks)
+    (callback,) = callbacks
+    assert isinstance(callback, AgentModelCallback)
+    assert (callback.n_updates > 0) == (config["model"]["kind"] not in ("random", "rl", "none"))
+    extractor = history_extractor(model)
+    assert (extractor.encoder is None) == (config["model"]["kind"] == "none")
+    one = seen_by(model, make_env(LBF, seed=0, **config["env"]["kwargs"]))
+    obs, _ = one.reset()
+    if config["model"]["kind"] == "none":
+        assert (obs[-20:] == 0).all(), "as many inputs as the others"
+    elif config["model"]["kind"] != "rl":
+        assert np.linalg.norm(obs[-20:]) == pytest.approx(1, abs=1e-5)
+    assert one.observation_space.contains(obs) and model.predict(obs)[0] in range(6)
+
+
+def test_lbf_keeps_no_fingerprint():
+    """Rows hold nothing that is constant in an episode: relations and steps of the partner, and the ego's own actions."""
+    config = resolve("ppo-clam", LBF, SMALL)
+    model, _ = build(config, make_vec_env(LBF, n_envs=4), seed=0, device="cpu")
+    rows = model.env.window.rows
+    assert rows.columns == [] and (rows.ego, rows.others, rows.things) == ([6, 7], [9, 10], [0, 1, 3, 4])
+    assert rows.dim == 2 + 2 + 2 + 6
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "ppo-clam",
+        pytest.param("recurrent-ppo-clam", marks=pytest.mark.slow),
+        pytest.param("ppo-history", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(agent, tmp_path):
+    paths = []
+    for name, pause in (("whole", None), ("halves", 192)):
+        folder = new_run(agent, LBF, SMALL, seed=3, out=tmp_path / name, steps=384, device="cpu", checkpoint_every=64)
+        try:
+            train(folder, show_progress=False, pause_at=pause)
+        except Stopped:
+            resume(RunFolder(tmp_path / name), show_progress=False)
+        paths.append(folder.path)
+    one, two = (json.loads((path / "summary.json").read_text()) for path in paths)
+    assert one["state"] == two["state"] == "finished"
+    assert one["weights_sha256"] == two["weights_sha256"]
+    tables = [[{k: v for k, v in row.items() if k != "seconds"} for row in Table(p / "eval.csv").rows()] for p in paths]
+    assert tables[0] == tables[1] and any(key.startswith("partner") for key in tables[0][0])
+    assert yaml.safe_load((paths[0] / "config.yaml").read_text())["model"]["min_episodes"] == 2

@@ -1,0 +1,42 @@
+"""Small agents that model the others of a matching game."""
+
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from crl.callbacks.agent_model_callback import AgentModelCallback
+from crl.envs.episode_seeds import EpisodeSeeds
+from crl.envs.monitor import ResumableMonitor
+from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv
+from crl.objectives.agent_model import AgentModel
+
+from ..matching import Matching
+
+
+def make_env(way="embedding", n_envs=3, wrap=lambda env: env, length=20, **kwargs):
+    def make(index):
+        return lambda: ResumableMonitor(EpisodeSeeds(wrap(Matching(**kwargs)), 0, index))
+
+    spec = HistorySpec(way, length, (0, 1, 2), embed_dim=4, width=8, layers=1, heads=2)
+    return HistoryVecEnv(DummyVecEnv([make(index) for index in range(n_envs)]), spec)
+
+
+def make_model(algorithm=PPO, env=None, policy=None, seed=0, trained=False, modelled=True, **kwargs):
+    env = env or make_env()
+    extractor = dict(
+        spec=env.spec, base_space=env.base_space, action_space=env.action_space, trained=trained, modelled=modelled
+    )
+    if algorithm is PPO:
+        kwargs = {"batch_size": 24, "n_epochs": 2, **kwargs}
+    return algorithm(
+        policy or ("MlpPolicy" if env.spec.way == "embedding" else "MultiInputPolicy"),
+        env,
+        n_steps=kwargs.pop("n_steps", 16),
+        policy_kwargs=dict(net_arch=[8], features_extractor_class=HistoryExtractor, features_extractor_kwargs=extractor),
+        seed=seed,
+        **kwargs,
+    )
+
+
+def make_callback(objective="clam", **kwargs):
+    objective = AgentModel(min_crop=3, max_crop=9, projector=(8, 4)) if objective == "clam" else objective
+    return AgentModelCallback(objective, **{"batch_size": 8, "interval": 24, "min_episodes": 4, "min_steps": 3, **kwargs})
