@@ -39,7 +39,7 @@ PREFIX = "lbf/"
 #: ids for lists, and what they are
 EXAMPLES = {
     "lbf/8x8-2p-2f": "level-based foraging with a scripted partner: 8x8, 2 foods",
-    "lbf/12x12-2p-4f-coop": "12x12, 4 foods, all of which take both",
+    "lbf/8x8-2p-2f-coop": "the same where all food takes both, and not every partner does its share",
     "lbf/<id>": "any Foraging[-2s]-<s>x<s>-<p>p-<f>f[-coop]-v3: 5 to 19 cells, 2 to 9 players, 1 to 4 foods; 2s: short sight",
 }
 
