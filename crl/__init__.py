@@ -27,9 +27,12 @@ if TYPE_CHECKING:
         RandomRotation,
         RandomShift,
     )
-    from crl.callbacks import AuxiliaryLossCallback
+    from crl.callbacks import AchievementPhases, AuxiliaryLossCallback
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
     from crl.objectives import ATC, CPC, CURL, SPR, STDIM, TACO, CURLRainbow, SelfPrediction
+    from crl.objectives.achievement import AchievementDistillation
+    from crl.objectives.goal_memory import GoalMemory
+    from crl.objectives.memory_extractor import MemoryExtractor
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
     from crl.tqc_policy import PixelTQCPolicy
@@ -42,6 +45,8 @@ _WHERE = {
     "SPR": "crl.objectives",
     "STDIM": "crl.objectives",
     "TACO": "crl.objectives",
+    "AchievementDistillation": "crl.objectives.achievement",
+    "AchievementPhases": "crl.callbacks",
     "AuxiliaryLossCallback": "crl.callbacks",
     "CenterCrop": "crl.augment",
     "ColorJitter": "crl.augment",
@@ -49,9 +54,11 @@ _WHERE = {
     "FrameReplayBuffer": "crl.replay",
     "GaussianBlur": "crl.augment",
     "Grayscale": "crl.augment",
+    "GoalMemory": "crl.objectives.goal_memory",
     "HorizontalFlip": "crl.augment",
     "ImpalaEncoder": "crl.encoders",
     "Intensity": "crl.augment",
+    "MemoryExtractor": "crl.objectives.memory_extractor",
     "NatureEncoder": "crl.encoders",
     "PixelEncoder": "crl.encoders",
     "PixelSACPolicy": "crl.policies",
@@ -77,6 +84,8 @@ __all__ = [
     "SPR",
     "STDIM",
     "TACO",
+    "AchievementDistillation",
+    "AchievementPhases",
     "AuxiliaryLossCallback",
     "CenterCrop",
     "ColorJitter",
@@ -84,9 +93,11 @@ __all__ = [
     "FrameReplayBuffer",
     "GaussianBlur",
     "Grayscale",
+    "GoalMemory",
     "HorizontalFlip",
     "ImpalaEncoder",
     "Intensity",
+    "MemoryExtractor",
     "NatureEncoder",
     "PixelEncoder",
     "PixelSACPolicy",

@@ -109,6 +109,8 @@ class AchievementPhases(BaseCallback):
         self.window = RolloutWindow(every)
         #: gradient steps so far
         self.n_updates = 0
+        #: spent in phases so far
+        self.seconds = 0.0
         #: by contrast, ``"prediction"`` and ``"matching"``
         self.optimizers: dict[str, th.optim.Optimizer] = {}
         self._extractor: nn.Module | None = None
@@ -298,6 +300,7 @@ class AchievementPhases(BaseCallback):
             self._sums.setdefault(key, []).append(value.detach())
 
     def _log(self, trajectories: list[GoalTrajectory], seconds: float) -> None:
+        self.seconds += seconds
         for key, values in self._sums.items():
             mean = th.stack([value.float().to(self.model.device) for value in values]).mean().item()
             if not np.isfinite(mean):
@@ -323,6 +326,7 @@ class AchievementPhases(BaseCallback):
             "window": self.window.state_dict(),
             "rng": self._rng.bit_generator.state,
             "n_updates": self.n_updates,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -348,7 +352,7 @@ class AchievementPhases(BaseCallback):
         self.window.load_state_dict(state["window"])
         assert self._rng is not None
         self._rng.bit_generator.state = state["rng"]
-        self.n_updates = state["n_updates"]
+        self.n_updates, self.seconds = state["n_updates"], state["seconds"]
 
     def save(self, path: str | Path) -> Path:
         """
