@@ -198,7 +198,6 @@ class Search:
         if not work.halted:
             work.run(look)
         failed = [job for job in work.jobs if job.state == "failed"]
-        finals = [job.folder.summary().get("final_return") for job in work.jobs]
         if told.pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif failed:
@@ -206,7 +205,8 @@ class Search:
         elif any(job.state != "finished" for job in work.jobs):
             return False  # stopped: the trial stays as it is, and is gone on with
         else:
-            self.study.tell(trial, sum(map(float, finals)) / len(finals))
+            finals = [float(job.folder.summary()["final_return"]) for job in work.jobs]
+            self.study.tell(trial, sum(finals) / len(finals))
         frozen = self.study.trials[trial.number]
         reason = f" ({failed[0].error})" if failed else ""
         print(f"trial {trial.number}: {_told(frozen)}{reason}", file=sys.stderr, flush=True)

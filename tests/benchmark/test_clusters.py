@@ -166,6 +166,7 @@ def test_a_launch_waits_for_the_one_before_it(tmp_path):
     assert launch() == 0 and not Path(launch.log).exists(), "nothing was left to do"
 
 
+@pytest.mark.slow
 def test_a_slurm_job_that_has_to_make_room(tmp_path):
     """By submitit's executor that treats this machine as a cluster: told that time is up, a job saves and is queued again."""
     pytest.importorskip("submitit")

@@ -1,5 +1,6 @@
 """A search: its syntax, what it refuses, that it can be killed and taken up, and what it leaves."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from crl.benchmark.record import RecordError, measured_row
 from crl.benchmark.search import Choice, Range, SearchError, parse_search
 from crl.benchmark.tune import TuneError, _Reports, tune
 from crl.runs.folder import Table
+from crl.runs.run import new_run, train
 from crl.runs.settings import SettingError, settings
 
 from ..runs.small import FIELDS, crl
@@ -87,6 +89,67 @@ def command(out, *more):
     return [*parts, *(part for item in sets for part in ("--set", item) if not item.startswith("algorithm.batch")), *more]
 
 
+class Here:
+    """An executor that runs in this process; a run of the learning rate that ``broken`` names crashes."""
+
+    def __init__(self):
+        self.launches, self.broken = [], None
+
+    def start(self, launches):
+        for launch in launches:
+            self.launches.append(launch.folder)
+            sets = dict(item.split("=", 1) for word, item in itertools.pairwise(launch.begin) if word == "--set")
+            seed = int(launch.begin[launch.begin.index("--seed") + 1])
+            if self.broken is None or len(self.launches) not in self.broken:
+                train(new_run(AGENT, ENV, sets, seed, out=launch.folder, checkpoint_every=0), show_progress=False)
+        return [self for _ in launches]
+
+    def adopt(self, launch):
+        return None
+
+    def begun(self):
+        return True
+
+    def poll(self):
+        return 1 if self.broken is not None and len(self.launches) in self.broken else 0
+
+    def stop(self):
+        """Its runs end before anybody can ask."""
+
+    wait = poll
+
+
+def test_a_search(tmp_path, monkeypatch, capsys):
+    """Three trials on two seeds each, of which one crashes twice: it is told so, and the others go on."""
+    here = Here()
+    here.broken = (3, 4)
+    monkeypatch.setattr("crl.benchmark.runner.LocalExecutor", lambda: here)
+    monkeypatch.setattr("crl.benchmark.runner.time.sleep", lambda seconds: None)
+    fixed = {**FIELDS, "train.env_steps": 40, "train.eval_every": 20, "objective.weight": 0}
+    search = ["algorithm.learning_rate=1e-4..1e-2:log", "policy.net_arch=16;16,16"]
+    fixed.pop("policy.net_arch")
+    assert tune(AGENT, ENV, 2, search, fixed, "101-102", tmp_path / "out", prune=False) == 0
+    assert "| fail |  |" in capsys.readouterr().out
+    assert tune(AGENT, ENV, 3, search, fixed, "101-102", tmp_path / "out", prune=False) == 0
+    study = optuna.load_study(study_name="crl", storage=f"sqlite:///{tmp_path / 'out' / 'study.db'}")
+    trials = study.get_trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert len(here.launches) == len(set(here.launches)) + 1, "the broken one was tried twice, all else once"
+    for trial in (trials[0], trials[2]):
+        runs = sorted((tmp_path / "out" / "trials" / f"{trial.number:04d}").rglob("summary.json"))
+        finals = [json.loads(run.read_text())["final_return"] for run in runs]
+        assert len(finals) == 2 and trial.value == pytest.approx(sum(finals) / 2)
+        assert sorted(trial.intermediate_values) == [20, 40, 60, 80]
+    best = max(trials[0], trials[2], key=lambda trial: trial.value)
+    chosen = settings([str(tmp_path / "out" / "best.yaml")])
+    assert chosen["algorithm.learning_rate"] == pytest.approx(best.params["algorithm.learning_rate"])
+    assert chosen["policy.net_arch"] == [int(width) for width in best.params["policy.net_arch"].split(",")]
+    assert f"best: trial {best.number}" in capsys.readouterr().out
+    with pytest.raises(TuneError, match="holds another search"):
+        tune(AGENT, ENV, 3, search[:1], fixed, "101-102", tmp_path / "out")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_and_taken_up(tmp_path):
     out = tmp_path / "out"
