@@ -10,12 +10,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
 
-from crl.acceleration import accelerate
 from crl.agents.assemble_discrete import check_discrete
 from crl.agents.fields import ConfigError
 from crl.augment import RandomShift
 from crl.callbacks import AuxiliaryLossCallback
-from crl.encoders import PixelEncoder
+from crl.encoders import NatureEncoder, PixelEncoder
 from crl.objectives import ATC, CURL
 from crl.replay import FrameReplayBuffer
 
@@ -72,7 +71,6 @@ def _off_policy(
         verbose=verbose,
         **fields,
     )
-    accelerate(model, config.policy.precision)
     return model, _callbacks(config.objective)
 
 
@@ -92,19 +90,19 @@ def build_ppo(config: SB3PPOConfig, env: VecEnv, seed: int, device: str, tensorb
         verbose=verbose,
         **fields,
     )
-    accelerate(model, config.policy.precision)
     return model, _callbacks(config.objective)
 
 
 def _policy_kwargs(fields: PolicyFields) -> dict[str, Any]:
-    kwargs: dict[str, Any] = {
-        "net_arch": list(fields.net_arch),
-        "features_extractor_kwargs": {"features_dim": fields.features_dim},
-    }
+    encoder = {"features_dim": fields.features_dim, "precision": fields.precision}
     if fields.encoder == "pixel":
-        kwargs["features_extractor_class"] = PixelEncoder
-        kwargs["features_extractor_kwargs"] |= {"filters": fields.filters, "layers": fields.layers}
-    return kwargs
+        encoder |= {"filters": fields.filters, "layers": fields.layers}
+    return {
+        "net_arch": list(fields.net_arch),
+        # the layers of SB3's NatureCNN, with a precision that saved models keep
+        "features_extractor_class": PixelEncoder if fields.encoder == "pixel" else NatureEncoder,
+        "features_extractor_kwargs": encoder,
+    }
 
 
 def _callbacks(fields: ObjectiveFields) -> list[BaseCallback]:

@@ -236,7 +236,7 @@ def check_together(config: RainbowConfig) -> None:
     n_stack = config.env.kwargs.get("n_stack", replay.n_stack)
     if n_stack != replay.n_stack:
         raise FieldValueError(f"env.kwargs.n_stack={n_stack} and replay.n_stack={replay.n_stack}: set both alike")
-    if (policy.encoder == "pixel") != (policy.filters is not None and policy.layers is not None):
+    if [policy.filters is None, policy.layers is None] != 2 * [policy.encoder != "pixel"]:
         raise FieldValueError(
             f"policy.encoder={policy.encoder}, policy.filters={policy.filters}, policy.layers={policy.layers}: the pixel "
             "encoder needs both numbers, the others have a fixed body and take none"

@@ -23,7 +23,9 @@ from crl.agents.rainbow_family import ATARI_TRAIN, TOY_TRAIN
 class PolicyFields:
     """Networks: SB3's CnnPolicy."""
 
-    encoder: Literal["nature", "pixel"] = setting("nature", "SB3's NatureCNN, or crl's encoder for small images")
+    encoder: Literal["nature", "pixel"] = setting(
+        "nature", "SB3's NatureCNN, as crl has it, or crl's encoder for small images"
+    )
     features_dim: int = setting(512, "width of the encoder's output", low=1)
     filters: int | None = setting(None, "of every layer of the pixel encoder; none for the other", low=1)
     layers: int | None = setting(None, "convolutions of the pixel encoder; none for the other", low=1)
@@ -191,7 +193,7 @@ def check_network(policy: PolicyFields) -> None:
     """
     :raises FieldValueError: for numbers that the encoder does not take, or lacks
     """
-    if (policy.encoder == "pixel") != (policy.filters is not None and policy.layers is not None):
+    if [policy.filters is None, policy.layers is None] != 2 * [policy.encoder != "pixel"]:
         raise FieldValueError(
             f"policy.encoder={policy.encoder}, policy.filters={policy.filters}, policy.layers={policy.layers}: the pixel "
             "encoder needs both numbers, nature takes none"
