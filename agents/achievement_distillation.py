@@ -34,7 +34,8 @@ def build_distilling_ppo(config: PPOConfig, env: VecEnv, **common: Any) -> tuple
     assert fields.every is not None
     policy = policy_kwargs(config)
     if fields.memory:
-        env = GoalMemory(env, config.policy.features_dim)
+        # another agent's memory stays with that agent (crl probe builds a fresh one beside the trained one)
+        env = GoalMemory(env.venv if isinstance(env, GoalMemory) else env, config.policy.features_dim)
         encoder = {"encoder_class": PreNormImpalaEncoder, "encoder_kwargs": encoder_kwargs(config.policy)}
         policy |= {"features_extractor_class": MemoryExtractor, "features_extractor_kwargs": encoder}
     model = PixelPPO("PixelPolicy", env, policy_kwargs=policy, **algorithm_kwargs(config), **common)

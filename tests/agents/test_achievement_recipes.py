@@ -79,6 +79,15 @@ def test_fields_reach_the_callback():
     assert not isinstance(model.env, GoalMemory) and model.policy.action_net.in_features == 16
 
 
+def test_a_fresh_agent_beside_a_trained_one():
+    """As crl probe builds it, on the trained one's environment: each looks through its own encoder."""
+    config, model, _ = agent()
+    other, _ = build(config, model.env, seed=1, device="cpu")
+    assert isinstance(other.env, GoalMemory) and other.env.venv is model.env.venv
+    for one in (model, other):
+        assert one.env.goals.encoder.extractor is one.policy.features_extractor.extractors["image"]
+
+
 def test_without_phases_it_is_plain_ppo():
     finals = []
     for name, more in (("ppo-crafter-small", {}), ("ppo-ad-small-no-memory", {"distillation.every": None})):
