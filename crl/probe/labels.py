@@ -67,9 +67,8 @@ def _predict(
         return np.asarray((x[rows] @ weights + bias).argmax(1).numpy())
 
     choose = split.choose
-    best = max(
-        sorted(PENALTIES, reverse=True), key=lambda penalty: quality(predicted(split.fit, choose, penalty), codes[choose])
-    )
+    strong_first = sorted(PENALTIES, reverse=True)
+    best = max(strong_first, key=lambda penalty: quality(predicted(split.fit, choose, penalty), codes[choose]))
     return predicted(split.train, split.test, best), codes[split.test]
 
 
