@@ -24,7 +24,10 @@ FIELDS = {
 
 
 def begin(out, env_id="toy/chain", **fields):
-    return new_run("ppo-crafter-small", env_id, {**FIELDS, **fields}, seed=4, out=out, steps=96, device="cpu")
+    fields = {**FIELDS, **fields}
+    if env_id != "toy/chain":
+        del fields["env.kwargs.items"]
+    return new_run("ppo-crafter-small", env_id, fields, seed=4, out=out, steps=96, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,21 @@ def test_resumed_bit_by_bit(whole, tmp_path):
     assert end["state"] == "finished" and end["weights_sha256"] == whole.summary()["weights_sha256"]
     assert rows(folder, "eval.csv") == rows(whole, "eval.csv")
     assert (folder.path / "subgoals.csv").read_text() == (whole.path / "subgoals.csv").read_text()
+
+
+def test_crafter_too(tmp_path):
+    pytest.importorskip("crafter")
+    ends = []
+    for name, pause_at in (("whole", None), ("stopped", 48)):
+        folder = begin(tmp_path / name, "crafter/reward", **{"train.eval_every": 1000})
+        if pause_at is not None:
+            with pytest.raises(Stopped):
+                train(folder, show_progress=False, pause_at=pause_at)
+            resume(folder, show_progress=False)
+        else:
+            train(folder, show_progress=False)
+        ends.append((folder.summary()["weights_sha256"], (folder.path / "subgoals.csv").read_text()))
+    assert ends[0] == ends[1] and len(ends[0][1].split()) == 7, "a head and six episodes of 13 steps"
 
 
 def test_the_run_tells_of_sub_goals(whole):
