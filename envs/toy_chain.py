@@ -8,7 +8,8 @@ Made for methods that learn from sub-goals, with numpy alone: Crafter's difficul
   whole picture for one kind of item, and later ones are tried only by agents that reach the earlier ones.
 - Collected items lie in the row below. That is all the memory there is: the next sub-goal can be read off the picture, and off
   nothing else.
-- Each first unlock gives 1. An agent that acts at random takes one or two items in an episode.
+- Each first unlock gives 1. An agent that acts at random takes the first item in a fifth of its episodes, the second in a
+  fiftieth, the third in a thousandth (800 episodes).
 
 The true state is in ``info["state"]``, see :attr:`ToyChain.STATE`, and the next sub-goal's number in ``info["labels"]``;
 ``info["subgoals"]`` is as :mod:`crl.envs.subgoals` says.

@@ -30,5 +30,6 @@ def final_episodes(config: Mapping[str, Any]) -> int:
 
 def image_size(config: Mapping[str, Any]) -> int:
     """Side of the images that the environment gives, in pixels: as told, else each kind's own."""
-    usual = 32 if config["env"]["id"].startswith("toy/") else 84
+    own = {"toy/": 32, "crafter/": 64}
+    usual = next((size for prefix, size in own.items() if config["env"]["id"].startswith(prefix)), 84)
     return int(config["env"]["kwargs"].get("size", usual))
