@@ -158,13 +158,13 @@ def partner_table(report: dict[str, Any]) -> str:
     lines = []
     for ego, found in report["identification"].items():
         lines.append(f"partner told after so many observations, {ego} ego, {found['test_episodes']} test episodes")
-        lines.append(f"{'':18}" + "".join(f"{moment:>14}" for moment in MOMENTS) + f"{'mean':>8}")
+        lines.append(f"{'':18}" + "".join(f"{moment:>18}" for moment in MOMENTS) + f"{'mean':>8}")
         for name, of_moment in found["accuracy"].items():
             cells = [f"{a['value']:.2f} {a['low']:.2f}-{a['high']:.2f}" for a in of_moment.values()]
-            lines.append(f"{name:18}" + "".join(f"{c:>14}" for c in cells) + f"{found['mean_accuracy'][name]:>8.3f}")
+            lines.append(f"{name:18}" + "".join(f"{c:>18}" for c in cells) + f"{found['mean_accuracy'][name]:>8.3f}")
         for moment_row in [found["trained_minus_random"]] if "trained_minus_random" in found else []:
             cells = [f"{d['value']:+.2f} {d['low']:+.2f},{d['high']:+.2f}" for d in moment_row.values()]
-            lines.append(f"{'trained - random':18}" + "".join(f"{c:>14}" for c in cells))
+            lines.append(f"{'trained - random':18}" + "".join(f"{c:>18}" for c in cells))
         lines.append(f"chance {found['chance']:.3f}")
     lines.append(f"{'return with':26}{'episodes':>9}{'mean':>9}  95 % interval")
     for partner, value in report["returns"].items():

@@ -1,0 +1,162 @@
+"""Who the partner is: identification on held-out episodes, intervals, returns, files and pictures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from crl.networks.history_encoder import HistoryEncoder
+from crl.networks.history_rows import HistoryRows
+from crl.probe import intervals
+from crl.probe.episodes import ProbeError
+from crl.probe.labels import linear_f1, linear_hits
+from crl.probe.partner_data import PartnerData, embeddings, fit_to_partners
+from crl.probe.partners import MOMENTS, identify, partner_rows, partner_table, returns_by_partner
+from crl.probe.pictures import draw_partners
+from crl.replay.episode_store import EpisodeStore
+
+NAMES = ["left", "right", "still"]
+
+
+def data(n=240, tells_from=2, seed=0):
+    """Partners that show who they are in column 0, from observation ``tells_from`` on, and in nothing else."""
+    rng = np.random.default_rng(seed)
+    store = EpisodeStore(n, 1, told=("partner_id",))
+    for _ in range(n):
+        partner, length = int(rng.integers(3)), int(rng.integers(4, 12))
+        info = {"partner_id": partner}
+
+        def obs(t, partner=partner):
+            shows = t + 1 >= tells_from
+            return np.array([(partner - 1) * shows + 0.1 * rng.normal(), rng.normal()], dtype=np.float32)
+
+        store.begin(0, obs(0), info)
+        for t in range(length):
+            store.add(0, rng.integers(0, 2, 1), float(partner), obs(t + 1), t + 1 == length, False, info)
+    batch = store.episodes(np.arange(n))
+    returns = (batch.rewards * batch.mask).sum(1).numpy()
+    return PartnerData(batch, store.lengths + 1, returns, batch.partner_id.numpy(), NAMES)
+
+
+def encoder(seed=0):
+    th.manual_seed(seed)
+    rows = HistoryRows(spaces.Box(-9.0, 9.0, (2,)), spaces.Discrete(2))
+    return HistoryEncoder(rows, 6, width=8, layers=1, heads=2).requires_grad_(False)
+
+
+@pytest.fixture
+def one_penalty(monkeypatch):
+    """Choosing among five is tested elsewhere and takes most of the time."""
+    monkeypatch.setattr("crl.probe.labels.PENALTIES", (1e-2,))
+
+
+def test_identification_rises_when_partners_show_who_they_are(one_penalty):
+    episodes = data(tells_from=3)
+    trained = fit_to_partners(encoder(1), episodes, seed=0, updates=60, learning_rate=1e-2)
+    found = identify({"trained": trained, "random": encoder(2)}, episodes, seed=0)
+    accuracy = {moment: found["accuracy"]["trained"][moment] for moment in MOMENTS}
+    assert found["test_episodes"] == 60 and found["chance"] == pytest.approx(1 / 3)
+    for moment in (1, 2):
+        assert accuracy[moment]["low"] < 1 / 3 < accuracy[moment]["high"], "nothing was to be seen yet"
+    assert accuracy[3]["value"] > 0.8 and accuracy[10]["value"] > 0.9
+    assert accuracy[20] == accuracy[50], "all episodes are over: nothing more is to be seen"
+    assert found["lasting"][1] == 1.0 and 0 < found["lasting"][10] < 1 and found["lasting"][20] == 0.0
+    difference = found["trained_minus_random"][10]
+    values = [found["accuracy"][name][10]["value"] for name in ("trained", "random")]
+    assert difference["value"] == pytest.approx(values[0] - values[1])
+    assert difference["low"] <= difference["value"] <= difference["high"]
+
+
+def test_embeddings_are_of_the_beginning_alone():
+    episodes, net = data(), encoder()
+    before = embeddings(net, episodes, 3)
+    later = episodes.batch.obs.clone()
+    episodes.batch.obs[:, 3:] = 99.0
+    assert np.array_equal(before, embeddings(net, episodes, 3))
+    assert not np.allclose(before, embeddings(net, episodes, 4))
+    episodes.batch.obs[:] = later
+    np.testing.assert_allclose(np.linalg.norm(before, axis=1), 1.0, rtol=1e-5)
+    # an episode that is over counts with all that it had
+    short = int(episodes.lengths.argmin())
+    n = int(episodes.lengths[short])
+    a, b = embeddings(net, episodes, n)[short], embeddings(net, episodes, 50)[short]
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_supervised_training_does_not_see_test_episodes():
+    one, two = data(), data()
+    test = np.arange(len(two)) >= 180
+    two.batch.obs[test] = 7.0
+    two.batch.partner_id[test] = 0
+    a, b = (fit_to_partners(encoder(1), episodes, seed=0, updates=3).state_dict() for episodes in (one, two))
+    # padded to the same length: the same batches, to the last bit
+    assert all(th.equal(a[key], b[key]) for key in a)
+
+
+def test_hits_agree_with_f1():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 80)
+    features = np.eye(3)[labels] + 0.1 * rng.normal(size=(80, 3))
+    assert linear_hits(features, labels, np.arange(80)).all() and linear_f1(features, labels, np.arange(80)) == 1.0
+    noise = linear_hits(rng.normal(size=(80, 3)), labels, np.arange(80))
+    assert len(noise) == 20 and noise.mean() < 0.7
+
+
+def test_intervals():
+    assert intervals.share(np.array([True] * 5 + [False] * 5)) == pytest.approx((0.5, 0.2366, 0.7634), abs=1e-4)
+    assert intervals.share(np.ones(10, bool))[1:] == pytest.approx((0.7225, 1.0), abs=1e-4)
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(100):
+        estimate = intervals.mean(rng.normal(size=40), rng)
+        inside += estimate.low <= 0 <= estimate.high
+    assert 85 <= inside <= 100
+
+
+def test_returns_and_table(tmp_path, one_penalty):
+    episodes = data()
+    returns = returns_by_partner(episodes, seed=0)
+    for partner, name in enumerate(NAMES):
+        rows = episodes.partners == partner
+        assert returns[name]["episodes"] == rows.sum()
+        assert returns[name]["value"] == pytest.approx(episodes.returns[rows].mean())
+        assert returns[name]["low"] <= returns[name]["value"] <= returns[name]["high"]
+    assert returns["all"]["episodes"] == len(episodes)
+    found = identify({"trained": encoder(1), "random": encoder(2)}, episodes, seed=0)
+    report = {"identification": {"agent": found}, "returns": returns}
+    rows = partner_rows(report)
+    assert len([row for row in rows if row["what"] == "accuracy"]) == 2 * len(MOMENTS)
+    text = partner_table(report)
+    assert all(word in text for word in ("trained - random", "chance 0.333", "still", "95 %"))
+    shown = {"trained": {moment: embeddings(encoder(), episodes, moment) for moment in (1, 5)}}
+    assert draw_partners(shown, episodes.partners, NAMES, tmp_path / "partners.png", 0).stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_probe_of_a_run(tmp_path):
+    from crl.probe.report import probe_run, table
+    from crl.runs.run import new_run, train
+
+    from ..agents.test_agent_model_recipes import LBF, SMALL
+
+    for agent in ("ppo-clam", "ppo-nam"):
+        folder = new_run(agent, LBF, SMALL, seed=3, out=tmp_path / agent, steps=128, device="cpu", checkpoint_every=0)
+        train(folder, show_progress=False)
+        report = probe_run(folder, episodes=32, supervised_updates=2)
+        written = json.loads((folder.path / "probe" / "step000000000128" / "probe.json").read_text())
+        assert written["identification"]["random"]["test_episodes"] == 8
+        assert ("trained" in written["identification"]["agent"]["accuracy"]) == (agent == "ppo-clam")
+        assert "return with" in table(report)
+        assert (folder.path / "probe" / "step000000000128" / "partners.png").is_file()
+
+
+def test_nobody_to_identify():
+    from crl.probe.partner_data import collect_with_partners
+
+    from ..callbacks.agent_models import make_model
+
+    config = {"env": {"id": "toy/reach-discrete", "kwargs": {}}}
+    with pytest.raises((ProbeError, ValueError)):
+        collect_with_partners(make_model(), config, 8, "random")
