@@ -85,12 +85,12 @@ def quiet(model: Any) -> Any:
     return model
 
 
-def updates_of(model: Any, batch_size: int) -> Block:
+def updates_of(model: Any, batch_size: int, updates: int = PAIR) -> Block:
     """A block of an off-policy agent's own ``train``."""
 
     def block() -> int:
-        model.train(PAIR, batch_size)
-        return PAIR
+        model.train(updates, batch_size)
+        return updates
 
     return block
 
@@ -130,12 +130,61 @@ def convolution_flops(model: Any, batch_size: int) -> float:
 
 def _register_recipes() -> None:
     from crl.agents import list_recipes
+    from crl.agents.drqv2_family import DRQV2
+    from crl.agents.rainbow_family import RAINBOW
+    from crl.agents.recipes import family_of
+    from crl.agents.sac_family import SAC
 
     for name, text in list_recipes().items():
-        ROWS[name] = Row(name, text, lambda options, name=name: recipe(options, name))  # type: ignore[misc]
+        if family_of(name) in (SAC, DRQV2):
+            ROWS[name] = Row(name, text, lambda options, name=name: recipe(options, name))  # type: ignore[misc]
+        elif family_of(name) is RAINBOW:
+            make = lambda options, name=name: atari_recipe(name)  # noqa: E731
+            ROWS[name] = Row(name, text, make, part="atari")  # type: ignore[arg-type]
+
+
+def atari_recipe(name: str, overrides: dict[str, Any] | None = None) -> Made:
+    """A recipe's agent on noise as Atari's frames are: grey, 84x84, four of them, six actions; its own batch of 32."""
+    from crl.agents import build, resolve
+
+    fields = {"algorithm.buffer_size": 2 * HISTORY, "algorithm.learning_starts": 10 * HISTORY, **(overrides or {})}
+    config = resolve(name, "atari/Assault", fields)
+    model, _ = build(config, noise_env(84, 6, 1, 4, discrete=True), seed=0, device="cpu")
+    model.learn(HISTORY)
+    quiet(model)
+    batch_size = config["algorithm"]["batch_size"]
+    info = {"batch_size": batch_size, "precision": config["policy"]["precision"]}
+    return updates_of(model, batch_size, 20), {**info, "gflop": convolution_flops(model, batch_size) / 1e9}
 
 
 _register_recipes()
+
+
+@row("der-bf16", "der, convolutions in bf16", part="atari")
+def _(options: dict[str, Any]) -> Made:
+    return atari_recipe("der", {"policy.precision": "bf16"})
+
+
+@row("spr-bf16", "spr, convolutions of the encoder in bf16", part="atari")
+def _(options: dict[str, Any]) -> Made:
+    return atari_recipe("spr", {"policy.precision": "bf16"})
+
+
+@row("sb3-dqn-der", "SB3's DQN with der's encoder and one layer of 256, batch 32", allocator=False, part="atari")
+def _(options: dict[str, Any]) -> Made:
+    from stable_baselines3 import DQN
+
+    from crl import RainbowEncoder
+
+    model = DQN(
+        "CnnPolicy",
+        noise_env(84, 6, 1, 4, discrete=True),
+        buffer_size=2 * HISTORY,
+        learning_starts=10 * HISTORY,
+        policy_kwargs=dict(features_extractor_class=RainbowEncoder, net_arch=[256]),
+    )
+    model.learn(HISTORY)
+    return updates_of(quiet(model), 32, 20), {"batch_size": 32}
 
 
 @row("curl-sac-paper-bf16", "the same algorithm, convolutions in bf16")

@@ -244,13 +244,13 @@ def test_epsilon_falls_after_the_random_start():
     assert seen == [1.0, 1.0, 0.6, 0.2, 0.2]
 
 
-def test_whose_actions_come_first(monkeypatch):
-    for random_start, expected in ((True, 0), (False, 20)):
-        model = make(steps=1, random_start=random_start)
-        chosen, predict = [], model.predict
-        monkeypatch.setattr(model, "predict", lambda *a, **k: chosen.append(1) or predict(*a, **k))
-        model.learn(20)
-        assert len(chosen) == expected
+@pytest.mark.parametrize("random_start, expected", [(True, 0), (False, 20)])
+def test_whose_actions_come_first(random_start, expected, monkeypatch):
+    model = make(steps=1, random_start=random_start)
+    chosen, predict = [], model.predict
+    monkeypatch.setattr(model, "predict", lambda *a, **k: chosen.append(1) or predict(*a, **k))
+    model.learn(20)
+    assert len(chosen) == expected
 
 
 # ---- resets
