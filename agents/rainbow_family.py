@@ -146,7 +146,7 @@ ENV_ROWS: list[Row] = [
             "objective.size": 32,
             "policy.v_min": 0.0,
             "algorithm.learning_rate": 1e-3,
-            "algorithm.learning_starts": 300,
+            "algorithm.target_update_interval": 100,
             "algorithm.gamma": 0.9,
         },
     ),
@@ -157,13 +157,17 @@ OTHER: dict[str, Any] = {"replay.n_stack": None}
 #: games on which CURL's code takes a hundredth of the contrast (the paper says a twentieth)
 WEAK_CONTRAST = ("atari/pong", "atari/boxing", "atari/privateeye", "atari/freeway")
 
-#: what recipes on the toy have in common: its images are too small for the games' encoders
+#: what recipes on the toy have in common, whatever they are on games: its images are too small for the games' encoders
 ON_TOY: tuple[tuple[str, str, Any], ...] = (
     ("toy/*", "policy.encoder", "pixel"),
     ("toy/*", "policy.padding", "valid"),
     ("toy/*", "policy.filters", 16),
     ("toy/*", "policy.layers", 4),
     ("toy/*", "algorithm.n_steps", 3),
+    # lengths of a run of 3000 steps, not of 100000
+    ("toy/*", "algorithm.buffer_size", 20_000),
+    ("toy/*", "algorithm.learning_starts", 300),
+    ("toy/*", "algorithm.exploration_steps", 500),
 )
 
 #: data-efficient Rainbow in Dopamine (google/dopamine, labs/atari_100k), which rliable's scores of DER are from

@@ -240,7 +240,14 @@ def test_networks_on_atari():
     assert spr.transition.layers[0].weight.shape == (64, 64 + 4, 3, 3)
 
 
-@pytest.mark.parametrize("agent", [*OF_RAINBOW, *OF_SB3])
+#: the others are these without a part
+QUICK = ("curl-rainbow", "der-dopamine", "drq-eps", "spr", "curl-dqn", "curl-qrdqn", "atc-ppo")
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in (*OF_RAINBOW, *OF_SB3)],
+)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(agent, tmp_path):
     steps, pause = (96, 64) if family_of(agent) is SB3_PPO else (60, 37)
 
