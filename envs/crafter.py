@@ -84,7 +84,7 @@ def from_pixels(env_id: str, *, size: int = SIZE, length: int = LENGTH) -> Calla
     return partial(Crafter, reward=env_id == "crafter/reward", size=size, length=length)
 
 
-class Crafter(gym.Env[np.ndarray, int]):
+class Crafter(gym.Env[np.ndarray, Any]):
     """
     Observations: ``(3, size, size)`` uint8, the map around the player and, below, what it has. 17 actions, see
     :data:`ACTIONS`.
@@ -129,7 +129,7 @@ class Crafter(gym.Env[np.ndarray, int]):
         player = self._game._player
         return self._observe(), self._info(dict(player.inventory), dict(player.achievements), 1.0)
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """See :class:`gymnasium.Env`."""
         self._picture, reward, over, info = self._game.step(int(action))
         terminated = info["discount"] == 0
@@ -195,7 +195,7 @@ def _game_class() -> type[Any]:
             self._player = Player(self._world, (width // 2, height // 2))
             self._last_health = self._player.health
             self._world.add(self._player)
-            self._unlocked = set()
+            self._unlocked: set[str] = set()
             generate_world(self._world, self._player)
             return self._obs()
 

@@ -57,7 +57,7 @@ _ITEM = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]], dtype
 _RING = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]], dtype=bool)
 
 
-class ToyChain(gym.Env[np.ndarray, int]):
+class ToyChain(gym.Env[np.ndarray, Any]):
     """
     Observations: ``(3, 32, 32)`` uint8. Actions: up, down, left, right, take.
 
@@ -106,7 +106,7 @@ class ToyChain(gym.Env[np.ndarray, int]):
         self._draw_world()
         return self._observe(), self._info(None)
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One move, or an attempt to take; see :class:`gymnasium.Env`."""
         self._t += 1
         unlocked = None
