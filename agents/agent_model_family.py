@@ -71,8 +71,8 @@ class ModelFields:
     way: Literal["embedding", "history"] = setting(
         "embedding", "embedding: encoded as the agent acts; history: encoded inside the policy (rl always is)"
     )
-    batch_size: int = setting(256, "episodes of a step", low=2)
-    interval: int = setting(500, "environment steps between two steps of the encoder", low=1)
+    batch_size: int = setting(512, "episodes of a step", low=2)
+    interval: int = setting(250, "environment steps between two steps of the encoder", low=1)
     min_episodes: int = setting(64, "stored episodes before the first one", low=2)
     min_steps: int = setting(8, "shorter episodes are not stored", low=1)
     store_size: int = setting(10_000, "episodes that are kept", low=2)

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
         RandomRotation,
         RandomShift,
     )
-    from crl.callbacks import AchievementPhases, AuxiliaryLossCallback
+    from crl.callbacks import AchievementPhases, AgentModelCallback, AuxiliaryLossCallback
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
+    from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv
     from crl.objectives import ATC, CPC, CURL, SPR, STDIM, TACO, CURLRainbow, SelfPrediction
     from crl.objectives.achievement import AchievementDistillation
+    from crl.objectives.agent_model import AgentModel
     from crl.objectives.goal_memory import GoalMemory
     from crl.objectives.memory_extractor import MemoryExtractor
     from crl.policies import PixelSACPolicy, PixelTD3Policy
@@ -47,11 +49,16 @@ _WHERE = {
     "TACO": "crl.objectives",
     "AchievementDistillation": "crl.objectives.achievement",
     "AchievementPhases": "crl.callbacks",
+    "AgentModel": "crl.objectives.agent_model",
+    "AgentModelCallback": "crl.callbacks",
     "AuxiliaryLossCallback": "crl.callbacks",
     "CenterCrop": "crl.augment",
     "ColorJitter": "crl.augment",
     "Compose": "crl.augment",
     "FrameReplayBuffer": "crl.replay",
+    "HistoryExtractor": "crl.history",
+    "HistorySpec": "crl.history",
+    "HistoryVecEnv": "crl.history",
     "GaussianBlur": "crl.augment",
     "Grayscale": "crl.augment",
     "GoalMemory": "crl.objectives.goal_memory",
@@ -86,11 +93,16 @@ __all__ = [
     "TACO",
     "AchievementDistillation",
     "AchievementPhases",
+    "AgentModel",
+    "AgentModelCallback",
     "AuxiliaryLossCallback",
     "CenterCrop",
     "ColorJitter",
     "Compose",
     "FrameReplayBuffer",
+    "HistoryExtractor",
+    "HistorySpec",
+    "HistoryVecEnv",
     "GaussianBlur",
     "Grayscale",
     "GoalMemory",

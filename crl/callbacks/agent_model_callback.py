@@ -34,8 +34,8 @@ class AgentModelCallback(BaseCallback):
     ``_effective_rank`` of the acting encoder on whole episodes, ``_n_updates``, ``_episodes``.
 
     :param objective: ``AgentModel()``, ``LIAM()``, ``PartnerId()``; None: the encoder stays as it was drawn, a control
-    :param batch_size: episodes in a step; all that there are while there are fewer (512 in CLAM's code)
-    :param interval: environment steps between two steps of the objective (250 in CLAM's code)
+    :param batch_size: episodes in a step, 512 as in CLAM's code; all that there are while there are fewer
+    :param interval: environment steps between two steps of the objective, 250 as in CLAM's code
     :param min_episodes: stored episodes before the first step
     :param min_steps: shorter episodes are not stored
     :param store_size: episodes that are kept
@@ -49,8 +49,8 @@ class AgentModelCallback(BaseCallback):
     def __init__(
         self,
         objective: HistoryObjective | None,
-        batch_size: int = 256,
-        interval: int = 500,
+        batch_size: int = 512,
+        interval: int = 250,
         min_episodes: int = 64,
         min_steps: int = 8,
         store_size: int = 10_000,

@@ -161,7 +161,7 @@ def draw_partners(z: dict[str, dict[int, np.ndarray]], partners: np.ndarray, nam
                 chosen = points[partners[rows] == partner]
                 axes[y, x].scatter(*chosen.T, s=6, color=colours(int(partner) % 10), label=names[partner])
             axes[y, x].set(title=f"{name}, {moment} seen ({method})", xticks=[], yticks=[])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=7, markerscale=2)
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=7, markerscale=2)
     figure.suptitle("embeddings of histories by partner", fontsize=9)
     return _save(figure, path)
 

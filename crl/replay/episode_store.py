@@ -123,10 +123,11 @@ class EpisodeStore:
 
     def _array(self, name: str, example: np.ndarray, length: int) -> np.ndarray:
         """Room for values of this shape, ``length`` of them."""
-        kinds = {"f": np.dtype(np.float32), "i": np.dtype(np.int64), "b": np.dtype(bool)}
+        kinds: dict[str, np.dtype[Any]] = {"f": np.dtype(np.float32), "i": np.dtype(np.int64)}
         known = self.arrays.get(name)
         if known is None or known.shape[1] < length:
-            longer = np.zeros((self.size, max(length, 1), *example.shape), dtype=kinds.get(example.dtype.kind, example.dtype))
+            dtype = kinds.get(example.dtype.kind, example.dtype)
+            longer = np.zeros((self.size, max(length, 1), *example.shape), dtype)
             if known is not None:
                 longer[:, : known.shape[1]] = known
             self.arrays[name] = longer
@@ -172,14 +173,7 @@ class EpisodeStore:
         def at(name: str, index: np.ndarray) -> th.Tensor:
             return to_device(self.arrays[name][places[:, None], index], th.device(device))
 
-        told: dict[str, th.Tensor] = {}
-        if "partner_id" in self.told:
-            told["partner_id"] = at("partner_id", np.zeros((len(places), 1), dtype=np.int64))[:, 0]
-        if "partner_actions" in self.told:
-            told["partner_actions"] = at("partner_actions", within)
-        if "partner_observations" in self.told:
-            told["partner_observations"] = at("partner_observations", after)
-        return EpisodeBatch(
+        batch = EpisodeBatch(
             at("obs", after),
             at("actions", within),
             at("rewards", within),
@@ -187,8 +181,14 @@ class EpisodeStore:
             to_device(last & ~terminated, th.device(device)),
             to_device(mask, th.device(device)),
             generator=generator,
-            **told,
         )
+        if "partner_id" in self.told:
+            batch.partner_id = at("partner_id", np.zeros((len(places), 1), dtype=np.int64))[:, 0]
+        if "partner_actions" in self.told:
+            batch.partner_actions = at("partner_actions", within)
+        if "partner_observations" in self.told:
+            batch.partner_observations = at("partner_observations", after)
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Stored episodes and those that are going on."""
