@@ -58,8 +58,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "memory": ("ppo-ad-small", {}),
     "control": ("ppo-ad-small-control", {}),
 }
-#: in all arms
-SETTINGS: dict[str, Any] = {}
+#: in all arms: at random an item is met once in several hundred steps
+SETTINGS: dict[str, Any] = {"env.kwargs.length": 200}
 FIELDS = ["arm", "seed", "steps", "reached", "deepest", "next_item", "chance", "where_next"]
 FIELDS += ["updates", "phase_updates", "seconds", "phase_seconds"]
 #: entries of ``info["state"]``

@@ -108,7 +108,7 @@ class GoalMemory(VecEnvWrapper):
         self.images = images.copy()
         return {IMAGE: images, MEMORY: self.memory.copy()}
 
-    def reset(self) -> Observation:  # type: ignore[override]
+    def reset(self) -> Observation:
         """See SB3's ``VecEnv``."""
         images = self.venv.reset()
         self.memory[:] = 0.0
@@ -151,7 +151,7 @@ class GoalMemory(VecEnvWrapper):
         self.venv._reset_seeds()
 
 
-class SingleGoalMemory(gym.Wrapper[Observation, Any, np.ndarray, Any]):
+class SingleGoalMemory(gym.Wrapper[Any, Any, Any, Any]):
     """
     :class:`GoalMemory` around one environment, to evaluate and film an agent in.
 
