@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
@@ -73,19 +73,22 @@ def _algorithm(name: str) -> Any:
 
 def objective(fields: ModelFields) -> HistoryObjective | None:
     """What trains the encoder; None where nothing, or the agent itself, does."""
-    tau = {} if fields.tau is None else {"tau": fields.tau}
+    made: HistoryObjective
     if fields.kind in ("clam", "label_positive"):
-        return AgentModel(
+        made = AgentModel(
             fields.temperature,
             fields.min_crop,
             fields.max_crop,
             fields.mask_ratio,
             fields.masked_views,
             "partner" if fields.kind == "label_positive" else "episode",
-            **tau,
         )
-    kinds: dict[str, type[LIAM | PartnerId]] = {"liam": LIAM, "cbam": PartnerId}
-    return kinds[fields.kind](**tau) if fields.kind in kinds else None
+    elif fields.kind in ("liam", "cbam"):
+        made = LIAM() if fields.kind == "liam" else PartnerId()
+    else:
+        return None
+    made.tau = made.tau if fields.tau is None else fields.tau
+    return made
 
 
 def history_spec(config: AgentModelConfig, env: VecEnv) -> HistorySpec:
@@ -106,9 +109,10 @@ def history_spec(config: AgentModelConfig, env: VecEnv) -> HistorySpec:
             f"{config.agent} keeps histories of vector observations, {config.env.id} with these options shows "
             f"{env.observation_space}: leave env.kwargs.pixels out"
         )
-    fields, way = config.history, "history" if config.model.kind == "rl" else config.model.way
+    fields = config.history
+    way: Literal["embedding", "history"] = "history" if config.model.kind == "rl" else config.model.way
     return HistorySpec(
-        way,  # type: ignore[arg-type]
+        way,
         fields.length,
         tuple(_columns(names, fields)),
         fields.differences,

@@ -23,7 +23,8 @@ def acting_env(model: BaseAlgorithm, env: gym.Env[Any, Any]) -> gym.Env[Any, Any
     :param env: as the training environment is made
     """
     if history_extractor(model) is not None:
-        return seen_by(model, env)  # type: ignore[no-any-return]
+        seen: gym.Env[Any, Any] = seen_by(model, env)
+        return seen
     if not memory_width(model.observation_space):
         return env
     return SingleGoalMemory(env, find_encoders(model)[0].encoder)

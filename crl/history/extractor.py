@@ -72,7 +72,7 @@ class HistoryExtractor(BaseFeaturesExtractor):
             embedding = self.encoder.encode_prefixes(observations["history"], lengths)
         return th.cat([own, embedding], dim=1)
 
-    def apply(self, fn: Callable[[nn.Module], None]) -> HistoryExtractor:  # type: ignore[override]
+    def apply(self, fn: Callable[[nn.Module], None]) -> HistoryExtractor:
         """SB3's policies draw the weights of all layers below anew through this; the encoder keeps its own."""
         return self
 

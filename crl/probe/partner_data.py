@@ -194,10 +194,15 @@ def fit_to_partners(
 
 
 def _some(batch: EpisodeBatch, chosen: th.Tensor, device: th.device, generator: th.Generator) -> EpisodeBatch:
-    parts = (batch.obs, batch.actions, batch.rewards, batch.terminated, batch.truncated, batch.mask)
     assert batch.partner_id is not None
-    return EpisodeBatch(
-        *(part[chosen].to(device) for part in parts),
+    found = EpisodeBatch(
+        batch.obs[chosen].to(device),
+        batch.actions[chosen].to(device),
+        batch.rewards[chosen].to(device),
+        batch.terminated[chosen].to(device),
+        batch.truncated[chosen].to(device),
+        batch.mask[chosen].to(device),
         generator=generator,
-        partner_id=batch.partner_id[chosen].to(device),
     )
+    found.partner_id = batch.partner_id[chosen].to(device)
+    return found

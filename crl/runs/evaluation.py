@@ -171,7 +171,8 @@ def _environments(model: BaseAlgorithm, config: dict[str, Any], n_envs: int) -> 
     env_id, kwargs = config["env"]["id"], config["env"]["kwargs"]
     if n_envs > 1 and not memory_width(model.observation_space):
         parallel = make_vec_env(env_id, seed=EVALUATION_SEED, n_envs=n_envs, evaluation=True, **kwargs)
-        return seen_by(model, parallel)  # type: ignore[no-any-return]
+        seen: VecEnv = seen_by(model, parallel)
+        return seen
 
     def make(index: int) -> gym.Env[Any, Any]:
         return acting_env(model, make_env(env_id, seed=EVALUATION_SEED, evaluation=True, env_index=index, **kwargs))
