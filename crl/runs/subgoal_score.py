@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
 
 from crl.envs.subgoals import subgoal_names_of, subgoals_of
 from crl.runs.folder import Table
@@ -89,9 +90,11 @@ class SubgoalScore(BaseCallback):
             raise ValueError(f"sub-goals {list(self.names)} were counted so far, this environment has {list(names)}")
         elif len(self._lengths) != n_envs:
             self._forget_running(n_envs)
-        # an environment that cannot be restored in mid-episode has begun a new one
-        for index in np.flatnonzero(self.model._last_episode_starts):
-            self._forget_running_of(int(index))
+        if all(self.training_env.env_is_wrapped(Monitor)):
+            # an environment that cannot be restored in mid-episode has begun a new one
+            for index, rewards in enumerate(self.training_env.get_attr("rewards")):
+                if len(rewards) != self._lengths[index]:
+                    self._forget_running_of(index)
         folder = self.logger.get_dir()
         if self.path is None and folder is not None:
             self.path = Path(folder) / "subgoals.csv"

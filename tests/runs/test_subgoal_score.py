@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from crl.runs.folder import Table
@@ -96,6 +97,26 @@ def test_episodes_that_are_going_on_survive_a_stop(tmp_path):
     assert second.episodes == whole.episodes and (second.successes == whole.successes).all()
     texts = [(tmp_path / name / "subgoals.csv").read_text().split() for name in ("whole", "stopped")]
     assert texts[0] == texts[1]
+
+
+def test_episodes_that_begin_anew_after_a_stop_are_forgotten(tmp_path):
+    """Environments that cannot be restored: what the lost episode had reached was not reached in the new one."""
+    first, second = SubgoalScore(), SubgoalScore()
+    envs = DummyVecEnv([lambda script=script: Monitor(Script(script)) for script in EPISODES])
+    model = PPO("MlpPolicy", envs, n_steps=4, batch_size=8, n_epochs=1, device="cpu")
+    model.set_logger(configure(str(tmp_path), []))
+    model.learn(8, callback=first)
+    assert first._reached.any()
+    second.load_state_dict(first.state_dict())
+    kept = SubgoalScore()
+    kept.load_state_dict(first.state_dict())
+    for callback, begins_anew in ((kept, False), (second, True)):
+        if begins_anew:
+            model._last_obs = model.env.reset()
+        callback.init_callback(model)
+        callback.on_training_start({}, {})
+        assert callback._lengths.tolist() == ([0, 0] if begins_anew else [1, 1])
+        assert callback._reached.any() != begins_anew and callback.episodes == 2
 
 
 def test_a_new_training_counts_anew(tmp_path):
