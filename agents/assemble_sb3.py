@@ -94,7 +94,7 @@ def build_ppo(config: SB3PPOConfig, env: VecEnv, seed: int, device: str, tensorb
 
 
 def _policy_kwargs(fields: PolicyFields) -> dict[str, Any]:
-    encoder = {"features_dim": fields.features_dim, "precision": fields.precision}
+    encoder: dict[str, Any] = {"features_dim": fields.features_dim, "precision": fields.precision}
     if fields.encoder == "pixel":
         encoder |= {"filters": fields.filters, "layers": fields.layers}
     return {

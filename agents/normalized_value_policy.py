@@ -55,7 +55,8 @@ class NormalizedValuePolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        for head, gain in ((self.action_net, 0.01), (self.value_net, 0.1)):
+        heads: list[tuple[Any, float]] = [(self.action_net, 0.01), (self.value_net, 0.1)]
+        for head, gain in heads:
             nn.init.orthogonal_(head.weight, gain)
             nn.init.zeros_(head.bias)
         self.value_normalizer = None if self.value_beta is None else ValueNormalizer(self.value_beta)

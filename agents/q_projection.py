@@ -31,7 +31,7 @@ class QProjectionEncoder(LeanEncoder):
     ) -> None:
         super().__init__(extractor, space, normalize_images)
         self.layers = nn.ModuleList(layers)
-        self.features_dim = sum(int(layer.out_features) for layer in layers)  # type: ignore[arg-type]
+        self.features_dim = sum(int(layer.out_features) for layer in layers)  # type: ignore[arg-type, misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QProjectionEncoder:
         copies = [copy.deepcopy(part, memo) for part in (self.extractor, *self.layers)]

@@ -27,8 +27,8 @@ def shrink_and_perturb(module: nn.Module, fresh: nn.Module, keep: float) -> None
     for parameter, start in zip(weights, new, strict=True):
         parameter.mul_(keep).add_(start, alpha=1.0 - keep)
     if keep == 0.0:
-        for buffer, start in zip(module.buffers(), fresh.buffers(), strict=True):
-            buffer.copy_(start)
+        for buffer, new_buffer in zip(module.buffers(), fresh.buffers(), strict=True):
+            buffer.copy_(new_buffer)
 
 
 def forget_steps(optimizer: th.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:

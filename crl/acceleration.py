@@ -26,7 +26,7 @@ class AcceleratedSequential(nn.Sequential):
     precision: str
 
     def __getitem__(self, idx: Any) -> Any:
-        part = super().__getitem__(idx)
+        part: Any = super().__getitem__(idx)
         if isinstance(idx, slice):  # a new Sequential of this class
             part.precision = self.precision
         return part

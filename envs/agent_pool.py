@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -155,7 +155,7 @@ class AgentPoolEnv(gym.Env[np.ndarray, Any], Generic[World]):
         self.partner_ids = self._drawn_from if partner is None else (scripts.id_of(partner),)
         self._fixed = partner is not None
         #: random state at the episode's beginning, and what was done since
-        self._origin: dict[str, Any] | None = None
+        self._origin: Mapping[str, Any] | None = None
         self._actions: list[int] = []
         self._digest = b""
 

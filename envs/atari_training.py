@@ -50,7 +50,7 @@ class AtariTraining(gym.Wrapper[Any, Any, Any, Any]):
         if self.terminal_on_life_loss and lost and not (terminated or truncated):
             self._between = obs, dict(info)  # vector environments write into what they get
             terminated = True
-        return obs, float(np.sign(reward)) if self.clip_reward else float(reward), terminated, truncated, info
+        return obs, float(np.sign(float(reward))) if self.clip_reward else float(reward), terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
         """Lives, and the wrapped environment's state."""

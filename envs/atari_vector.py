@@ -55,7 +55,7 @@ class AtariVecEnv(VecEnv):
         self.run_seeds, self.episodes = [seed] * n_envs, [0] * n_envs
         self.render_mode = None
         self._training = not evaluation
-        self._ale = gym.make_vec(
+        self._ale: Any = gym.make_vec(
             f"ALE/{settings.game}-v5",
             num_envs=n_envs,
             vectorization_mode="vector_entry_point",
@@ -86,7 +86,7 @@ class AtariVecEnv(VecEnv):
     def _new_games(self, mask: np.ndarray) -> np.ndarray:
         """Begin games, each with its seed; observations of all environments."""
         indices = np.flatnonzero(mask)
-        seeds = [episode_seed(self.run_seeds[i], i, self.episodes[i], self.evaluation) for i in indices]
+        seeds = [episode_seed(self.run_seeds[i], int(i), self.episodes[i], self.evaluation) for i in indices]
         for i in indices:
             self.episodes[i] += 1
         obs, info = self._ale.reset(seed=np.array(seeds), options={"reset_mask": mask})
@@ -141,7 +141,7 @@ class AtariVecEnv(VecEnv):
                 infos[i]["episode"] = {"r": round(float(self._score[i]), 6), "l": int(self._length[i]), "t": seconds}
         if over.any():
             obs = np.where(over[:, None, None, None], self._new_games(over), obs)
-        for i in np.flatnonzero(dones):
+        for i in map(int, np.flatnonzero(dones)):
             self.reset_infos[i] = {"lives": int(self._lives[i])}
         return obs, rewards.astype(np.float32), dones, infos
 
@@ -172,7 +172,9 @@ class AtariVecEnv(VecEnv):
         """
         if method_name != "begin_at":
             raise AttributeError(f"AtariVecEnv has no {method_name} of single environments")
-        return [self.begin_at(*args, index=i, **kwargs) for i in self._get_indices(indices)]
+        for i in self._get_indices(indices):
+            self.begin_at(*args, **{**kwargs, "index": i})
+        return [None] * len(list(self._get_indices(indices)))
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """Whole games and true rewards are in ``info["episode"]``, as under a Monitor."""

@@ -50,7 +50,7 @@ class RayExecutor:
             self.close()
             raise
         # lost ones are handed over by the runner, which sees from the folder where they stand
-        options = {"num_cpus": threads, "num_gpus": gpus_per_run, "max_retries": 0}
+        options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus_per_run, "max_retries": 0}
         self._task = ray.remote(**options)(_work)
 
     @staticmethod
