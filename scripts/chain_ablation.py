@@ -60,6 +60,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 #: in all arms: at random an item is met once in several hundred steps
 SETTINGS: dict[str, Any] = {"env.kwargs.length": 200}
+#: a fifth of it is an episode of each of 8 environments
+SHORTEST = 5 * 8 * 200
 FIELDS = ["arm", "seed", "steps", "reached", "deepest", "next_item", "chance", "where_next"]
 FIELDS += ["updates", "phase_updates", "seconds", "phase_seconds"]
 #: entries of ``info["state"]``
@@ -168,6 +170,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.summary:
         return summary(args.out)
+    if args.steps < SHORTEST:
+        parser.error(f"--steps {args.steps}: at least {SHORTEST}, so that episodes of all environments end in the last fifth")
     on_one_thread()
     data = probe_data(args.probe_episodes)
     experiments = [{"arm": arm, "seed": seed} for seed in args.seeds for arm in args.arms]
