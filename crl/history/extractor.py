@@ -93,7 +93,7 @@ def history_extractor(model: BaseAlgorithm) -> HistoryExtractor | None:
     :param model: any
     :return: its extractor of histories; None for models without one
     """
-    extractor = getattr(model.policy, "features_extractor", None)
+    extractor = getattr(getattr(model, "policy", None), "features_extractor", None)
     return extractor if isinstance(extractor, HistoryExtractor) else None
 
 

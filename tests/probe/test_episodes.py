@@ -13,8 +13,13 @@ from crl.runs.evaluation import EVALUATION_SEED
 CONFIG = {"env": {"id": "toy/reach", "kwargs": {}}}
 
 
+SPACE = spaces.Box(0, 255, (9, 32, 32), np.uint8)
+
+
 class Agent:
     """Always thrusts along +x."""
+
+    observation_space = SPACE
 
     def __init__(self):
         self.asked = 0
@@ -76,6 +81,8 @@ class Short:
 
 
 class Still:
+    observation_space = SPACE
+
     def predict(self, obs, deterministic):
         return 0, None
 

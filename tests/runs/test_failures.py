@@ -162,7 +162,7 @@ def test_environment_without_a_state(tmp_path, monkeypatch, capsys):
 
     monkeypatch.delattr(ToyReach, "get_state")
     folder = make(tmp_path)
-    monkeypatch.setattr(run_module.RunCallback, "evaluate", lambda self: 0.0)
+    monkeypatch.setattr(run_module.RunCallback, "evaluate", lambda self, final=False: 0.0)
     save = run_module.RunCallback.save
 
     class Killed(BaseException):
