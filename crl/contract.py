@@ -199,6 +199,11 @@ class Objective(nn.Module):
     needs_augmentation: bool = True
     #: observations or windows in a batch, where the agent's own batch size makes no sense; None: the agent's
     batch_size: int | None = None
+    #: how a callback lets it join the agent's loss unless told: see ``mode`` and ``weight`` of
+    #: :class:`crl.callbacks.AuxiliaryLossCallback`. Losses that a constant encoder satisfies say ``"add_gradient"``: an
+    #: optimiser of their own scales even their smallest gradient up to a full step, until nothing but the constant is left.
+    callback_mode: Literal["own_optimizer", "add_gradient"] = "own_optimizer"
+    callback_weight: float = 1.0
 
     def __init__(self, augment: Augmentation | None = None) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,9 @@ from torch import nn
 from crl.callbacks.find_encoders import FoundEncoder
 from crl.contract import Metrics, Objective, SequenceBatch, ViewBatch
 from crl.metrics import effective_rank, embedding_std, grad_cosine, grad_norm
+
+#: of the spread at the first look: less is a warning
+_COLLAPSED = 1e-3
 
 Draw = Callable[[Objective], "ViewBatch | SequenceBatch | None"]
 
@@ -98,6 +102,9 @@ class Attachment:
         self.stepped = False
         #: running means of the gradients' norms, ``[RL, objective]``, for ``balance``
         self.norms: th.Tensor | None = None
+        #: spread of the encoder's embeddings at the first look
+        self.first_std: float | None = None
+        self._warned = False
         self._rl_gradients: list[th.Tensor] | None = None
         self._sums: dict[str, th.Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -208,7 +215,23 @@ class Attachment:
                 f"the {self.objective.name} loss on the {self.name} encoder is {means['loss']} (within the last "
                 f"{self.log_interval} updates): lower learning_rate or weight, or set max_grad_norm"
             )
+        self._watch_spread(means.get("embedding_std"))
         return means
+
+    def _watch_spread(self, std: float | None) -> None:
+        """Warn, once, when the encoder no longer tells observations apart."""
+        if std is None:
+            return
+        self.first_std = std if self.first_std is None else self.first_std
+        if self._warned or not std < _COLLAPSED * self.first_std:
+            return
+        self._warned = True
+        warnings.warn(
+            f"the {self.name} encoder is collapsing: the spread of its embeddings fell from {self.first_std:.1e} to {std:.1e} "
+            f"while {self.objective.name} was trained on it. With a loss that has no negatives, use mode='add_gradient' or a "
+            "smaller weight; or take one that has some, such as loss='info_nce'",
+            stacklevel=2,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the agent's encoder."""
@@ -219,6 +242,7 @@ class Attachment:
             "pending": self.pending,
             "n_updates": self.n_updates,
             "norms": self.norms,
+            "first_std": self.first_std,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -229,3 +253,4 @@ class Attachment:
         self.optimizer.load_state_dict(state["optimizer"])
         self.n_rl_updates, self.pending, self.n_updates = state["n_rl_updates"], state["pending"], state["n_updates"]
         self.norms = state["norms"]
+        self.first_std = state.get("first_std")  # not in older files

@@ -35,7 +35,8 @@ class AuxiliaryLossCallback(BaseCallback):
 
     - ``"own_optimizer"``: after the agent's updates (at the start of the next rollout, and at the end of training), as many
       steps of an own Adam over encoder and heads as there were RL updates. Nothing moves between collecting a rollout and
-      learning from it: PPO's first probability ratio is exactly 1. As in CURL, and right for every algorithm.
+      learning from it: PPO's first probability ratio is exactly 1. As in CURL, and right for every algorithm, but not for
+      every objective: without negatives, encoders collapse easily.
     - ``"add_gradient"``: before each RL update the objective's gradient on the encoder, clipped on its own and times
       ``weight``, is added to the RL gradient; heads have an own Adam. Algorithms that clip (PPO, A2C, DQN) have done so
       before: what is stepped is clip(RL) + weight * clip(objective), not the clipped sum.
@@ -48,8 +49,10 @@ class AuxiliaryLossCallback(BaseCallback):
     of the agent, every ``log_interval`` updates), with the encoder's name in between where the model has several.
 
     :param objective: e.g. ``CURL()``; with several encoders each gets a copy
-    :param mode: see above
-    :param weight: how strongly the objective pulls at the encoder, >= 0: the factor of its gradient (``"add_gradient"``), or
+    :param mode: see above; None takes the objective's (:attr:`crl.contract.Objective.callback_mode`): ``"own_optimizer"``,
+        but ``"add_gradient"`` for SPR and SelfPrediction (not on TRPO, which cannot)
+    :param weight: how strongly the objective pulls at the encoder, >= 0. None takes the objective's: 1, and in
+        ``"add_gradient"`` mode 5 for SPR, as published. The factor of its gradient (``"add_gradient"``), or
         of the encoder's learning rate (``"own_optimizer"``; Adam would undo a factor of the gradient). Heads learn at full
         rate.
     :param balance: ``"add_gradient"`` only: scales the objective's encoder gradient to this multiple of the RL gradient's norm
@@ -74,8 +77,8 @@ class AuxiliaryLossCallback(BaseCallback):
     def __init__(
         self,
         objective: Objective,
-        mode: Mode = "own_optimizer",
-        weight: float = 1.0,
+        mode: Mode | None = None,
+        weight: float | None = None,
         balance: float | None = None,
         batch_size: int | None = None,
         learning_rate: float = 1e-3,
@@ -93,6 +96,10 @@ class AuxiliaryLossCallback(BaseCallback):
         super().__init__(verbose)
         if not isinstance(objective, Objective):
             raise ValueError(f"objective={objective!r}: pass an instance of crl.contract.Objective, for example CURL()")
+        self._mode_is_given = mode is not None
+        mode = objective.callback_mode if mode is None else mode
+        if weight is None:
+            weight = objective.callback_weight if mode == "add_gradient" else 1.0
         if mode not in ("own_optimizer", "add_gradient"):
             raise ValueError(f"mode={mode!r}: choose 'own_optimizer' or 'add_gradient'")
         if not weight >= 0:
@@ -147,7 +154,10 @@ class AuxiliaryLossCallback(BaseCallback):
     def _init_callback(self) -> None:
         model = self.model
         # by name: sb3-contrib is optional; subclasses are TRPOs too
-        if self.mode == "add_gradient" and "TRPO" in [cls.__name__ for cls in type(model).__mro__]:
+        is_trpo = "TRPO" in [cls.__name__ for cls in type(model).__mro__]
+        if self.mode == "add_gradient" and is_trpo and not self._mode_is_given:
+            self.mode, self.weight = "own_optimizer", min(self.weight, 1.0)
+        if self.mode == "add_gradient" and is_trpo:
             raise ValueError(
                 "mode='add_gradient' needs an optimiser that steps the encoder by the agent's loss. TRPO moves its policy by "
                 "a line search; its optimiser fits the value function alone, without the encoder that the policy shares: use "

@@ -91,6 +91,8 @@ class SelfPrediction(Objective):
                 f"{name}(reward_weight={reward_weight}, info_nce_weight={info_nce_weight}, barlow_lambda={barlow_lambda}): "
                 "none below 0, and 0 is off"
             )
+        if loss in ("mse", "cosine") and not info_nce_weight:
+            self.callback_mode = "add_gradient"  # nothing but the agent's own loss keeps the features apart
         self.request = DataRequest("sequence", steps=k)
         self.k = k
         self.loss_kind = loss

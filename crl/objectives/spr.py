@@ -27,7 +27,9 @@ class SPR(Objective):
 
     Steps behind the end of an episode are left out of the mean, and where the replay is prioritised its importance weights
     multiply the windows' losses: the two carry 18 % of SPR's score on Atari 100k (Cagatan & Akgun 2025, arXiv:2410.17428).
-    The authors multiply this mean by 5: with ``mode="add_gradient"`` pass ``weight=5`` to the callback.
+    The authors add 5 times this mean to the agent's loss, and so does the callback unless told otherwise: a constant encoder
+    satisfies it too, and with an optimiser of its own it gets there on images that hardly differ (SB3's DQN on Pong within
+    2000 updates).
 
     As published, z is the map after the convolutions, rescaled to [0, 1], and g the first dense layer that the agent has
     after them, trained by both: here the head of its encoder (the linear layer of SB3's NatureCNN; in the recipe ``spr`` the
@@ -75,6 +77,8 @@ class SPR(Objective):
             raise ValueError(f"SPR(tau={tau}): the EMA rate of the target encoder lies in (0, 1]")
         #: in place of 2 - 2 cos; None: SPR's own
         self.pair = other_loss("SPR", "negative_cosine", loss, loss_kwargs)
+        if self.pair is None:
+            self.callback_mode, self.callback_weight = "add_gradient", 5.0
         self.request = DataRequest("sequence", steps=k)
         self.k = k
         self.transition_kind = transition

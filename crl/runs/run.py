@@ -189,9 +189,7 @@ def _go_on(
     checkpoints.drop_later(found["path"])
     if not found["episodes_go_on"]:
         _say(f"{config['env']['id']} cannot restore an episode: it begins anew, and the run differs from one never stopped")
-    for callback, state in zip(
-        (c for c in callbacks if isinstance(c, StatefulCallback)), found["auxiliary"], strict=False
-    ):
+    for callback, state in zip((c for c in callbacks if isinstance(c, StatefulCallback)), found["auxiliary"], strict=False):
         callback.load_state_dict(state)
     Table(folder.progress_file).cut("step", model.num_timesteps)
     # an evaluation at the checkpoint's own step is made again, unless the checkpoint knows of it
