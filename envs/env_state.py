@@ -20,6 +20,17 @@ _REMEMBER: dict[type, tuple[str, ...]] = {
 }
 
 
+def _remembered(env: gym.Env[Any, Any]) -> tuple[str, ...] | None:
+    """Attributes that hold the state of one of gymnasium's wrappers, or of a subclass that only acts otherwise (rl_zoo3's)."""
+    if isinstance(env, gym.Wrapper):
+        for cls in type(env).__mro__:
+            if cls in _REMEMBER:
+                return _REMEMBER[cls]
+            if "__init__" in vars(cls):  # it may remember more
+                break
+    return None
+
+
 def saves_state(env: gym.Env[Any, Any]) -> bool:
     """Whether :func:`get_state` can answer, asking each layer but taking no state."""
     if hasattr(env, "get_state"):
@@ -27,7 +38,7 @@ def saves_state(env: gym.Env[Any, Any]) -> bool:
         if isinstance(env, gym.Wrapper) and type(env).__module__.startswith("crl.envs."):
             return saves_state(env.env)
         return True
-    return isinstance(env, gym.Wrapper) and type(env) in _REMEMBER and saves_state(env.env)
+    return isinstance(env, gym.Wrapper) and _remembered(env) is not None and saves_state(env.env)
 
 
 def get_state(env: gym.Env[Any, Any]) -> Any:
@@ -38,9 +49,10 @@ def get_state(env: gym.Env[Any, Any]) -> Any:
     """
     if hasattr(env, "get_state"):
         return env.get_state()
-    if isinstance(env, gym.Wrapper) and type(env) in _REMEMBER:
+    names = _remembered(env)
+    if isinstance(env, gym.Wrapper) and names is not None:
         # not every version of gymnasium has all of them
-        remembered = {name: copy.deepcopy(getattr(env, name)) for name in _REMEMBER[type(env)] if hasattr(env, name)}
+        remembered = {name: copy.deepcopy(getattr(env, name)) for name in names if hasattr(env, name)}
         return {"wrapper": remembered, "env": get_state(env.env)}
     raise AttributeError(f"{type(env).__name__} cannot be saved in mid-episode: it has no get_state and set_state")
 
@@ -53,7 +65,7 @@ def set_state(env: gym.Env[Any, Any], state: Any) -> None:
     """
     if hasattr(env, "set_state"):
         env.set_state(state)
-    elif isinstance(env, gym.Wrapper) and type(env) in _REMEMBER:
+    elif isinstance(env, gym.Wrapper) and _remembered(env) is not None:
         for name, value in state["wrapper"].items():
             setattr(env, name, copy.deepcopy(value))
         set_state(env.env, state["env"])

@@ -39,6 +39,32 @@ def test_time_limits_and_order_enforcing_are_restored():
     assert go_on(fresh) == want
 
 
+class LaterLimit(gym.wrappers.TimeLimit):
+    """Like rl_zoo3's, which takes the place of gymnasium's: other steps, nothing more to remember."""
+
+    def step(self, action):
+        return super().step(action)
+
+
+class CountingLimit(gym.wrappers.TimeLimit):
+    """Remembers more than gymnasium's does."""
+
+    def __init__(self, env, limit):
+        super().__init__(env, limit)
+        self.resets = 0
+
+
+def test_subclasses_that_remember_nothing_more_are_restored():
+    env, fresh = (LaterLimit(ToyReach(), 8) for _ in range(2))
+    env.reset(seed=0)
+    go_on(env, 5)
+    set_state(fresh, get_state(env))
+    assert saves_state(env) and fresh._elapsed_steps == 5 and go_on(fresh) == go_on(env)
+    assert not saves_state(CountingLimit(ToyReach(), 8))
+    with pytest.raises(AttributeError, match="CountingLimit cannot be saved"):
+        get_state(CountingLimit(ToyReach(), 8))
+
+
 def test_gymnasiums_checker_is_restored_whatever_it_has_seen():
     for steps in (0, 1, 5):
         env, fresh = (gym.wrappers.PassiveEnvChecker(ToyReach()) for _ in range(2))
