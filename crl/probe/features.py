@@ -74,16 +74,61 @@ def fit_supervised(
     :param advance: called after each update
     :return: the encoder
     """
+    target = th.as_tensor((states - states.mean(0)) / states.std(0)).float().to(_device(encoder))
+    rest = (seed, updates, augment, batch_size, learning_rate, advance)
+    return _fit(encoder, images, rows, states.shape[1], lambda out, batch: F.mse_loss(out, target[batch]), *rest)
+
+
+def fit_supervised_labels(
+    encoder: ModelEncoder,
+    images: th.Tensor,
+    labels: dict[str, np.ndarray],
+    rows: np.ndarray,
+    seed: int,
+    updates: int,
+    augment: Augmentation,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    advance: Callable[[], None] = lambda: None,
+) -> ModelEncoder:
+    """
+    The same for discrete variables: a linear head for each, and the mean of their cross-entropies.
+
+    :param labels: by name, each ``(n,)`` whole numbers
+    """
+    coded = [np.unique(column, return_inverse=True) for column in labels.values()]
+    widths = [len(classes) for classes, _ in coded]
+    targets = [th.as_tensor(codes).long().to(_device(encoder)) for _, codes in coded]
+
+    def loss(out: th.Tensor, batch: np.ndarray) -> th.Tensor:
+        parts = zip(out.split(widths, dim=1), targets, strict=True)
+        return th.stack([F.cross_entropy(logits, target[batch]) for logits, target in parts]).mean()
+
+    return _fit(encoder, images, rows, sum(widths), loss, seed, updates, augment, batch_size, learning_rate, advance)
+
+
+def _fit(
+    encoder: ModelEncoder,
+    images: th.Tensor,
+    rows: np.ndarray,
+    width: int,
+    loss_of: Callable[[th.Tensor, np.ndarray], th.Tensor],
+    seed: int,
+    updates: int,
+    augment: Augmentation,
+    batch_size: int,
+    learning_rate: float,
+    advance: Callable[[], None],
+) -> ModelEncoder:
     device = _device(encoder)
-    head = th.nn.Linear(encoder.features_dim, states.shape[1]).to(device)
+    head = th.nn.Linear(encoder.features_dim, width).to(device)
     train_rows = np.flatnonzero(rows)
-    target = th.as_tensor((states - states.mean(0)) / states.std(0)).float().to(device)
     optimizer = th.optim.Adam([*encoder.parameters(), *head.parameters()], learning_rate)
     rng, generator = np.random.default_rng(seed), th.Generator(device)
     generator.manual_seed(seed)
     for _ in range(updates):
         batch = rng.choice(train_rows, batch_size)
-        loss = F.mse_loss(head(encoder(augment(images[batch].to(device), generator))), target[batch])
+        loss = loss_of(head(encoder(augment(images[batch].to(device), generator))), batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -28,7 +28,7 @@ from crl.history import HistoryExtractor, history_extractor
 from crl.metrics import effective_rank
 from crl.probe import pictures
 from crl.probe.episodes import ProbeData, ProbeError, collect
-from crl.probe.features import conv_features, fit_supervised, output_features, pixel_pca
+from crl.probe.features import conv_features, fit_supervised, fit_supervised_labels, output_features, pixel_pca
 from crl.probe.labels import MIN_ENTROPY, entropy, linear_f1
 from crl.probe.linear import ridge_r2, split_episodes, varying
 from crl.probe.partners import draw_partner_pictures, partner_rows, partner_table, probe_partners
@@ -92,7 +92,7 @@ def probe_run(
         augment = RandomShift(max(1, round(4 * data.images.shape[-1] / 84)))  # 4 at 84x84, as published
         representations = {"trained": found.encoder, "random": fresh}
         counted = _counted(data)
-        if supervised_updates and any(counted):
+        if supervised_updates and (any(counted) or _labels(data)):
             representations["supervised"] = _supervised(fresh, data, counted, seed, supervised_updates, augment, stage)
         report = {
             "run": str(folder.path),
@@ -195,19 +195,19 @@ def _supervised(
     augment: Augmentation,
     stage: Stage,
 ) -> ModelEncoder:
-    encoder = copy.deepcopy(fresh)
+    encoder, train = copy.deepcopy(fresh), split_episodes(data.episodes).train
+    advance = stage("training the supervised ceiling", updates)
     with th.random.fork_rng(devices=[]):
         th.manual_seed(seed)
-        return fit_supervised(
-            encoder,
-            data.images,
-            data.states[:, counted],
-            split_episodes(data.episodes).train,
-            seed,
-            updates,
-            augment,
-            advance=stage("training the supervised ceiling", updates),
-        )
+        if any(counted):
+            states = data.states[:, counted]
+            return fit_supervised(encoder, data.images, states, train, seed, updates, augment, advance=advance)
+        return fit_supervised_labels(encoder, data.images, _labels(data), train, seed, updates, augment, advance=advance)
+
+
+def _labels(data: ProbeData) -> dict[str, np.ndarray]:
+    """Discrete variables that vary enough to be asked for."""
+    return {name: column for name, column in data.labels.items() if entropy(column) > MIN_ENTROPY}
 
 
 def measure(
@@ -251,7 +251,7 @@ def _probe(features: np.ndarray, data: ProbeData, asked: np.ndarray, counted: np
         r2[asked] = ridge_r2(features, data.states[:, asked], data.episodes)
         result["r2_by_state"] = {n: None if np.isnan(v) else float(v) for n, v in zip(data.names, r2, strict=True)}
         result["r2"] = float(r2[counted].mean()) if counted.any() else None
-    labels = {name: column for name, column in data.labels.items() if entropy(column) > MIN_ENTROPY}
+    labels = _labels(data)
     if labels:
         result["f1_by_label"] = {name: linear_f1(features, column, data.episodes) for name, column in labels.items()}
         result["f1"] = float(np.mean(list(result["f1_by_label"].values())))
@@ -282,8 +282,10 @@ def _gap(found: dict[str, Any]) -> dict[str, float]:
     if "supervised" not in found:
         return {}
     gaps = {}
+    # what the supervised encoder was taught: states where there are any, else labels
+    measure_of = "f1" if found["supervised"]["probes"]["output"]["r2"] is None else "r2"
     for layer in ("conv", "output"):
-        trained, random, best = (found[name]["probes"][layer]["r2"] for name in ("trained", "random", "supervised"))
+        trained, random, best = (found[name]["probes"][layer][measure_of] for name in ("trained", "random", "supervised"))
         if best > random:
             gaps[layer] = (trained - random) / (best - random)
     return gaps

@@ -8,7 +8,8 @@ from gymnasium import spaces
 
 from crl.augment import RandomShift
 from crl.encoders import ModelEncoder, PixelEncoder
-from crl.probe.features import conv_features, fit_supervised, output_features, pixel_pca
+from crl.probe.features import conv_features, fit_supervised, fit_supervised_labels, output_features, pixel_pca
+from crl.probe.labels import linear_f1
 from crl.probe.linear import ridge_r2, split_episodes
 
 SPACE = spaces.Box(0, 255, (3, 12, 12), np.uint8)
@@ -54,6 +55,19 @@ def test_supervision_teaches_the_state():
     low, high = (ridge_r2(output_features(model, images), states, episodes).mean() for model in (random, trained))
     assert high > low + 0.2 and high > 0.7
     assert all(th.equal(value, before[name]) for name, value in random.state_dict().items())
+
+
+def test_supervision_teaches_labels():
+    """Rows and columns in thirds: as numbers that are no indices, and with different numbers of classes."""
+    images, states, episodes = squares()
+    labels = {"row": 10 + 5 * (states[:, 0].astype(int) // 4), "right": (states[:, 1] > 5).astype(int)}
+    random = encoder()
+    th.manual_seed(0)
+    rows = split_episodes(episodes).train
+    trained = fit_supervised_labels(copy.deepcopy(random), images, labels, rows, seed=0, updates=150, augment=RandomShift(0))
+    for column in labels.values():
+        low, high = (linear_f1(output_features(model, images), column, episodes) for model in (random, trained))
+        assert high > low + 0.1 and high > 0.85
 
 
 def test_supervision_never_sees_test_images():
