@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import nn
@@ -18,6 +16,7 @@ from crl.callbacks.actor_critic_heads import ActorCriticHeads
 from crl.callbacks.attachment import evaluation_mode, isolated_random
 from crl.callbacks.find_encoders import check_initialisation, find_encoders, image_space
 from crl.callbacks.rollout_window import Rollout, RolloutWindow
+from crl.callbacks.stateful import SavedCallback
 from crl.contract import Metrics, Spaces
 from crl.encoders import ModelEncoder
 from crl.losses.policy_distillation import policy_divergence
@@ -28,10 +27,8 @@ from crl.objectives.goal_memory import GoalMemory, reached_goals
 from crl.objectives.goal_trajectory import GoalTrajectory
 from crl.objectives.memory_extractor import IMAGE, MEMORY, memory_width
 
-FORMAT = 1
 
-
-class AchievementPhases(BaseCallback):
+class AchievementPhases(SavedCallback):
     """
     Achievement distillation (Moon et al. 2023, arXiv:2307.03486) on SB3's PPO: after every ``every`` updates of the agent, a
     phase of some epochs over the whole episodes of the rollouts since the last one. Each step adds to its contrast that the
@@ -120,7 +117,6 @@ class AchievementPhases(BaseCallback):
         self._unlocked: list[np.ndarray] = []
         self._old: dict[int, th.Tensor] = {}
         self._sums: dict[str, list[th.Tensor]] = {}
-        self._pending_state: dict[str, Any] | None = None
 
     @property
     def is_attached(self) -> bool:
@@ -153,9 +149,7 @@ class AchievementPhases(BaseCallback):
             bind_memory(model.get_env(), encoder)
         self._clip = model.max_grad_norm if self.max_grad_norm == "auto" else self.max_grad_norm  # type: ignore[assignment]
         self._make_optimizers(model, encoder)
-        if self._pending_state is not None:
-            self._restore(self._pending_state)
-            self._pending_state = None
+        self._take_up()
         self._unlocked = []
 
     def _make_optimizers(self, model: OnPolicyAlgorithm, encoder: ModelEncoder) -> None:
@@ -315,12 +309,13 @@ class AchievementPhases(BaseCallback):
 
     # ---- saving
 
-    def state_dict(self) -> dict[str, Any]:
-        """What SB3's ``model.save`` knows nothing of: heads, optimisers, generator, and rollouts that wait for their phase."""
+    def _must_fit(self) -> dict[str, Any]:
+        return {"parts": [self.prediction, self.matching, self.contrast]}
+
+    def _parts(self) -> dict[str, Any]:
+        """Rollouts that wait for their phase, too."""
         assert self._rng is not None
         return {
-            "format": FORMAT,
-            "parts": [self.prediction, self.matching, self.contrast],
             "objective": self.objective.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "window": self.window.state_dict(),
@@ -328,22 +323,6 @@ class AchievementPhases(BaseCallback):
             "n_updates": self.n_updates,
             "seconds": self.seconds,
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        Go on from a saved state. May be called before ``learn``: it is then applied when the callback is attached.
-
-        :param state: from :meth:`state_dict`
-        :raises ValueError: when it was saved with other parts
-        """
-        mine = {"format": FORMAT, "parts": [self.prediction, self.matching, self.contrast]}
-        theirs = {key: state.get(key) for key in mine}
-        if theirs != mine:
-            raise ValueError(f"the saved callback does not fit: it has {theirs}, this one is {mine}")
-        if not self.is_attached:
-            self._pending_state = state
-        else:
-            self._restore(state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.objective.load_state_dict(state["objective"])
@@ -353,31 +332,6 @@ class AchievementPhases(BaseCallback):
         assert self._rng is not None
         self._rng.bit_generator.state = state["rng"]
         self.n_updates, self.seconds = state["n_updates"], state["seconds"]
-
-    def save(self, path: str | Path) -> Path:
-        """
-        :param path: ``.pt`` is added when there is no suffix
-        :return: the path written
-        :raises RuntimeError: before the callback was attached
-        """
-        if not self.is_attached:
-            raise RuntimeError("nothing to save: the callback is attached when model.learn(callback=...) starts")
-        path = Path(path)
-        path = path if path.suffix else path.with_suffix(".pt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        th.save(self.state_dict(), path)
-        return path
-
-    def load(self, path: str | Path) -> None:
-        """
-        :param path: written by :meth:`save`; read without executing code
-        :raises FileNotFoundError: when there is none
-        :raises ValueError: when it was saved with other parts
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no saved callback at {path}")
-        self.load_state_dict(th.load(path, map_location="cpu", weights_only=True))
 
 
 def bind_memory(env: VecEnv | None, encoder: ModelEncoder) -> None:

@@ -7,21 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from crl.callbacks.attachment import isolated_random
+from crl.callbacks.stateful import SavedCallback
 from crl.history import HistoryExtractor, HistoryVecEnv, history_extractor
 from crl.metrics import effective_rank, embedding_std
 from crl.networks import faster
 from crl.objectives.history_objective import HistoryObjective, PartnerSpaces
 from crl.replay.episode_store import EpisodeStore
 
-FORMAT = 1
 
-
-class AgentModelCallback(BaseCallback):
+class AgentModelCallback(SavedCallback):
     """
     Keeps the episodes of an on-policy model that sees histories (:class:`crl.history.HistoryVecEnv`,
     :class:`crl.history.HistoryExtractor`) and trains an encoder on them, beside the agent and from the start.
@@ -89,7 +87,6 @@ class AgentModelCallback(BaseCallback):
         self._generator: th.Generator
         self._env: HistoryVecEnv
         self._extractor: HistoryExtractor
-        self._pending_state: dict[str, Any] | None = None
 
     # ---- attaching
 
@@ -117,9 +114,7 @@ class AgentModelCallback(BaseCallback):
             self._generator.manual_seed(int(self._rng.integers(2**62)))
         if self.objective is not None:
             self._prepare(self.objective)
-        if self._pending_state is not None:
-            state, self._pending_state = self._pending_state, None
-            self._restore(state)
+        self._take_up()
         self._begin_episodes()
         self._sync()
 
@@ -234,16 +229,17 @@ class AgentModelCallback(BaseCallback):
         """Whether there is anything to save."""
         return self._rng is not None
 
-    def state_dict(self) -> dict[str, Any]:
+    def _must_fit(self) -> dict[str, Any]:
+        return {"objective_class": type(self.objective).__name__}
+
+    def _parts(self) -> dict[str, Any]:
         """
-        What SB3's ``model.save`` knows nothing of: encoder and heads in training, their optimiser, generators, episodes, the
-        histories of the environments, and the state of RecurrentPPO's memory.
+        Encoder and heads in training, their optimiser, generators, episodes, the histories of the environments, and the state
+        of RecurrentPPO's memory.
         """
         assert self._rng is not None
         memory = getattr(self.model, "_last_lstm_states", None)
         return {
-            "format": FORMAT,
-            "objective_class": type(self.objective).__name__,
             "objective": None if self.objective is None else self.objective.state_dict(),
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "store": None if self.store is None else self.store.state_dict(),
@@ -254,22 +250,6 @@ class AgentModelCallback(BaseCallback):
             "window": self._env.window.state_dict(),
             "memory": None if memory is None else [tuple(part) for part in memory],
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        Go on from a saved state, now or when ``learn`` starts.
-
-        :param state: from :meth:`state_dict`
-        :raises ValueError: when it is of another objective
-        """
-        mine = {"format": FORMAT, "objective_class": type(self.objective).__name__}
-        theirs = {key: state.get(key) for key in mine}
-        if theirs != mine:
-            raise ValueError(f"the saved callback does not fit: it has {theirs}, this one is {mine}")
-        if self.is_attached:
-            self._restore(state)
-        else:
-            self._pending_state = state
 
     def _restore(self, state: dict[str, Any]) -> None:
         assert self._rng is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,18 +15,18 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from crl.callbacks.attachment import Attachment, evaluation_mode, isolated_random
 from crl.callbacks.find_encoders import FoundEncoder, check_initialisation, find_encoders, image_space
+from crl.callbacks.stateful import SavedCallback
 from crl.callbacks.step_hooks import add_step_hooks, remove_hooks
 from crl.contract import Augmentation, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.networks import faster
 from crl.replay import DataSource, FrameReplayBuffer, ReplaySource, RolloutStore, make_batch
 
 Mode = Literal["own_optimizer", "add_gradient"]
-FORMAT = 1
 #: whole episodes in a batch, unless told: each is hundreds of observations
 _EPISODES = 8
 
 
-class AuxiliaryLossCallback(BaseCallback):
+class AuxiliaryLossCallback(SavedCallback):
     """
     Trains the encoder of any SB3 model with a representation objective, beside the agent's own loss.
 
@@ -142,7 +141,6 @@ class AuxiliaryLossCallback(BaseCallback):
         self._names_encoders = False
         self._rng: np.random.Generator | None = None
         self._generator: th.Generator
-        self._pending_state: dict[str, Any] | None = None
 
     @property
     def is_attached(self) -> bool:
@@ -174,9 +172,7 @@ class AuxiliaryLossCallback(BaseCallback):
         self._source.ready(self.objective.request, self._n_batch)  # a buffer that can never answer is refused now
         objectives = self._objectives(found, Spaces(space, model.action_space))
         self.attachments = {item.name: self._attach(item, objectives[item.name]) for item in found}
-        if self._pending_state is not None:
-            self._restore(self._pending_state)
-            self._pending_state = None
+        self._take_up()
         self._add_hooks()
         for name, item in self.attachments.items():
             extractor = type(item.found.encoder.extractor).__name__
@@ -400,60 +396,17 @@ class AuxiliaryLossCallback(BaseCallback):
 
     # ---- saving
 
-    def save(self, path: str | Path) -> Path:
-        """
-        Save what SB3's ``model.save`` knows nothing of: heads, EMA copies, their optimiser, generators, counters. Data of
-        on-policy algorithms is not saved; it is collected anew.
+    def _must_fit(self) -> dict[str, Any]:
+        return {"objective_class": type(self.objective).__name__, "mode": self.mode}
 
-        :param path: ``.pt`` is added when there is no suffix
-        :return: the path written
-        :raises RuntimeError: before the callback was attached
-        """
-        if not self.attachments or self._rng is None:
-            raise RuntimeError("nothing to save: the callback is attached when model.learn(callback=...) starts")
-        path = Path(path)
-        path = path if path.suffix else path.with_suffix(".pt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        th.save(self.state_dict(), path)
-        return path
-
-    def state_dict(self) -> dict[str, Any]:
-        """What :meth:`save` writes."""
+    def _parts(self) -> dict[str, Any]:
+        """Data of on-policy algorithms is not saved; it is collected anew."""
         assert self._rng is not None
         return {
-            "format": FORMAT,
-            "objective_class": type(self.objective).__name__,
-            "mode": self.mode,
             "attachments": {name: item.state_dict() for name, item in self.attachments.items()},
             "rng": self._rng.bit_generator.state,
             "generator": self._generator.get_state(),
         }
-
-    def load(self, path: str | Path) -> None:
-        """
-        Go on from a saved state. May be called before ``learn``: it is then applied when the callback is attached.
-
-        :param path: written by :meth:`save`; read without executing code
-        :raises FileNotFoundError: when there is none
-        :raises ValueError: when it was saved from another objective, mode or model
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no saved callback at {path}")
-        self.load_state_dict(th.load(path, map_location="cpu", weights_only=True))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        :param state: from :meth:`state_dict`
-        """
-        mine = {"format": FORMAT, "objective_class": type(self.objective).__name__, "mode": self.mode}
-        theirs = {key: state.get(key) for key in mine}
-        if theirs != mine:
-            raise ValueError(f"the saved callback does not fit: it has {theirs}, this one is {mine}")
-        if self.attachments:
-            self._restore(state)
-        else:
-            self._pending_state = state
 
     def _restore(self, state: dict[str, Any]) -> None:
         if set(state["attachments"]) != set(self.attachments):
