@@ -95,7 +95,7 @@ class AuxiliaryLossCallback(SavedCallback):
         super().__init__(verbose)
         if not isinstance(objective, Objective):
             raise ValueError(f"objective={objective!r}: pass an instance of crl.contract.Objective, for example CURL()")
-        self._mode_is_given = mode is not None
+        self._mode_is_given, self._weight_is_given = mode is not None, weight is not None
         mode = objective.callback_mode if mode is None else mode
         if weight is None:
             weight = objective.callback_weight if mode == "add_gradient" else 1.0
@@ -154,7 +154,7 @@ class AuxiliaryLossCallback(SavedCallback):
         # by name: sb3-contrib is optional; subclasses are TRPOs too
         is_trpo = "TRPO" in [cls.__name__ for cls in type(model).__mro__]
         if self.mode == "add_gradient" and is_trpo and not self._mode_is_given:
-            self.mode, self.weight = "own_optimizer", min(self.weight, 1.0)
+            self.mode, self.weight = "own_optimizer", self.weight if self._weight_is_given else 1.0
         if self.mode == "add_gradient" and is_trpo:
             raise ValueError(
                 "mode='add_gradient' needs an optimiser that steps the encoder by the agent's loss. TRPO moves its policy by "

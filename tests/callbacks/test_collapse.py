@@ -53,6 +53,9 @@ def test_trpo_takes_the_only_mode_it_can():
     callback = AuxiliaryLossCallback(SPR(augment=RandomShift(2)))
     model._setup_learn(1, callback)
     assert (callback.mode, callback.weight) == ("own_optimizer", 1.0)
+    heavy = AuxiliaryLossCallback(SPR(augment=RandomShift(2)), weight=2.0)
+    model._setup_learn(1, heavy)
+    assert (heavy.mode, heavy.weight) == ("own_optimizer", 2.0)
     with pytest.raises(ValueError, match="mode='add_gradient' needs an optimiser"):
         model._setup_learn(1, AuxiliaryLossCallback(SPR(augment=RandomShift(2)), mode="add_gradient"))
 
