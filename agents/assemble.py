@@ -13,7 +13,7 @@ from crl.agents.drqv2 import DrQv2
 from crl.agents.fields import ConfigError
 from crl.agents.pixel_sac import PixelSAC
 from crl.augment import RandomCrop, RandomShift
-from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder
+from crl.encoders import ENCODERS
 from crl.objectives import CURL
 from crl.replay import FrameReplayBuffer
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from crl.agents.drqv2_family import DrQv2Config
     from crl.agents.sac_family import ObjectiveFields, PolicyFields, SACConfig
     from crl.contract import Augmentation, Objective
-
-_ENCODERS = {"pixel": PixelEncoder, "nature": NatureEncoder, "rainbow": RainbowEncoder, "impala": ImpalaEncoder}
 
 
 def build_pixel_sac(
@@ -134,7 +132,7 @@ def encoder_policy_kwargs(fields: EncoderFields) -> dict[str, Any]:
         encoder = {name: value for name, value in encoder.items() if name not in ("filters", "layers")}
     return {
         "net_arch": list(fields.net_arch),
-        "features_extractor_class": _ENCODERS[fields.encoder],
+        "features_extractor_class": ENCODERS[fields.encoder],
         "features_extractor_kwargs": encoder,
         "mlp_init": fields.mlp_init,
     }

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from crl.agents.fields import ConfigError
 from crl.agents.rainbow import Rainbow
 from crl.augment import Compose, Intensity, PaddedCrop, RandomShift
-from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder
+from crl.encoders import ENCODERS
 from crl.objectives import SPR, CURLRainbow
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from crl.agents.rainbow_family import ObjectiveFields, PolicyFields, RainbowConfig, ReplayFields
     from crl.contract import Augmentation, Objective
-
-_ENCODERS = {"pixel": PixelEncoder, "nature": NatureEncoder, "rainbow": RainbowEncoder, "impala": ImpalaEncoder}
 
 
 def check_discrete(agent: str, env_id: str, env: VecEnv) -> None:
@@ -96,7 +94,7 @@ def _policy_kwargs(fields: PolicyFields) -> dict[str, Any]:
         "net_arch": list(fields.net_arch),
         "shared_arch": list(fields.shared_arch),
         "head_init": fields.init,
-        "features_extractor_class": _ENCODERS[fields.encoder],
+        "features_extractor_class": ENCODERS[fields.encoder],
         "features_extractor_kwargs": {**encoder, "head": "flatten"},
         **{name: getattr(fields, name) for name in names},
     }

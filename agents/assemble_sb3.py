@@ -14,7 +14,7 @@ from crl.agents.assemble_discrete import check_discrete
 from crl.agents.fields import ConfigError
 from crl.augment import RandomShift
 from crl.callbacks import AuxiliaryLossCallback
-from crl.encoders import NatureEncoder, PixelEncoder
+from crl.encoders import ENCODERS
 from crl.objectives import ATC, CURL
 from crl.replay import FrameReplayBuffer
 
@@ -100,7 +100,7 @@ def _policy_kwargs(fields: PolicyFields) -> dict[str, Any]:
     return {
         "net_arch": list(fields.net_arch),
         # the layers of SB3's NatureCNN, with a precision that saved models keep
-        "features_extractor_class": PixelEncoder if fields.encoder == "pixel" else NatureEncoder,
+        "features_extractor_class": ENCODERS[fields.encoder],
         "features_extractor_kwargs": encoder,
     }
 

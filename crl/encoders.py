@@ -408,6 +408,15 @@ class PreNormImpalaEncoder(BodyHeadEncoder):
         return EncoderHead(self._new_head().to(next(self.parameters()).device), self.features_dim)
 
 
+#: as recipes name them (PreNormImpalaEncoder belongs to agents that have no choice)
+ENCODERS: dict[str, type[BodyHeadEncoder]] = {
+    "pixel": PixelEncoder,
+    "nature": NatureEncoder,
+    "rainbow": RainbowEncoder,
+    "impala": ImpalaEncoder,
+}
+
+
 class ModelEncoder(nn.Module):
     """
     What an objective gets as the agent's encoder (:class:`crl.contract.Encoder`): an SB3 feature extractor with the scaling

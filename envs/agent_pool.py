@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -46,6 +46,7 @@ from gymnasium import spaces
 
 from crl.envs.env_state import get_state, set_state
 from crl.envs.errors import EnvironmentOptionError
+from crl.envs.wrappers import PixelStack
 
 World = TypeVar("World", contravariant=True)
 
@@ -289,3 +290,18 @@ class OracleObservation(gym.Wrapper[Any, Any, Any, Any]):
     def set_state(self, state: Any) -> None:
         """Of the wrapped environment."""
         set_state(self.env, state)
+
+
+def observed(make: Callable[[], AgentPoolEnv[Any]], oracle: bool, pixels: bool, n_stack: int) -> gym.Env[Any, Any]:
+    """
+    An environment with a pool, as its options say that it is seen.
+
+    :param make: makes it
+    :param oracle: tell the partner's id
+    :param pixels: observe pictures, not vectors
+    :param n_stack: pictures in an observation
+    """
+    env: gym.Env[Any, Any] = make()
+    if pixels:
+        env = PixelStack(env, n_stack)
+    return OracleObservation(env) if oracle else env

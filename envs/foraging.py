@@ -24,18 +24,15 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from crl.envs.agent_pool import AgentPoolEnv, OracleObservation, Pool, check_pool_options
+from crl.envs.agent_pool import AgentPoolEnv, Pool, check_pool_options, observed
 from crl.envs.errors import EnvironmentOptionError, check_positive
 from crl.envs.foraging_partners import FORAGERS, MATES, Foraging
-from crl.envs.wrappers import PixelStack
 
 _SIZES, _PLAYERS, _FOODS = range(5, 20), range(2, 10), range(1, 5)
 _ID = re.compile(r"(?:Foraging)?-?(2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(-coop)?(?:-v3)?", re.IGNORECASE)
 _N_ACTIONS = 6
 #: steps of an episode, lbforaging's own
 LENGTH = 50
-#: ids begin so
-PREFIX = "lbf/"
 #: ids for lists, and what they are
 EXAMPLES = {
     "lbf/8x8-2p-2f": "level-based foraging with a scripted partner: 8x8, 2 foods",
@@ -111,14 +108,7 @@ def with_partners(
     if not penalty >= 0:
         raise EnvironmentOptionError(f"penalty={penalty!r}: 0 or more")
     make = partial(LevelBasedForaging, name, None, pool, partner, relative, time_limit, float(penalty), size)
-    return partial(_make, make, oracle, pixels, n_stack)
-
-
-def _make(make: Callable[[], LevelBasedForaging], oracle: bool, pixels: bool, n_stack: int) -> gym.Env[Any, Any]:
-    env: gym.Env[Any, Any] = make()
-    if pixels:
-        env = PixelStack(env, n_stack)
-    return OracleObservation(env) if oracle else env
+    return partial(observed, make, oracle, pixels, n_stack)
 
 
 class LevelBasedForaging(AgentPoolEnv[Foraging]):

@@ -49,6 +49,13 @@ _TOYS = {
     _CHAIN: "collect items in the right order; 32x32, five actions, sub-goals in its infos",
 }
 
+#: by the beginning of an id: raises ValueError for one that there is not; all ids; what takes an id and the options
+_SUITES: dict[str, tuple[Callable[[str], Any], Callable[[], list[str]], Callable[..., Any]]] = {
+    "atari/": (atari.game_of, atari.game_ids, atari.settings),
+    "dmc/": (dmc.split_id, dmc.task_ids, dmc.from_pixels),
+    "lbf/": (foraging.split_id, foraging.task_ids, foraging.with_partners),
+    "mpe/": (particles.split_id, particles.task_ids, particles.with_partners),
+}
 #: worlds shared with scripted partners
 _SHARED = {**foraging.EXAMPLES, **particles.EXAMPLES}
 
@@ -96,23 +103,11 @@ def _maker(source: Any, options: dict[str, Any]) -> Maker:
     if source in _TOYS:
         check_names(source, _toy, options)
         return _toy(source, **options)
-    for suite in (foraging, particles):
-        if source.startswith(suite.PREFIX):
-            try:
-                suite.split_id(source)
-            except ValueError as error:
-                raise UnknownEnvironmentError(f"{error}. Nearest: {_nearest(source, suite.task_ids())}") from error
-            check_names(source, suite.with_partners, options)
-            return suite.with_partners(source, **options)
-    if source.startswith("dmc/"):
-        try:
-            dmc.split_id(source)
-        except ValueError as error:
-            raise UnknownEnvironmentError(f"{error}. Nearest: {_nearest(source, dmc.task_ids())}") from error
-        check_names(source, dmc.from_pixels, options)
-        return dmc.from_pixels(source, **options)
     if source.startswith("atari/"):
-        return partial(atari.AtariGame, _atari(source, options))
+        return partial(atari.AtariGame, _of_suite(source, options))
+    if source.startswith(tuple(_SUITES)):
+        maker: Maker = _of_suite(source, options)
+        return maker
     make = gym_pixels.rendered if source.startswith("gym/") else gym_pixels.as_it_is
     try:
         return make(source, **options)
@@ -124,13 +119,15 @@ def _maker(source: Any, options: dict[str, Any]) -> Maker:
         raise UnknownEnvironmentError(f"no environment {source!r}. Nearest: {_nearest(source, known)}") from error
 
 
-def _atari(env_id: str, options: dict[str, Any]) -> atari.AtariSettings:
+def _of_suite(env_id: str, options: dict[str, Any]) -> Any:
+    """What the suite of an id makes of it and its options, once both are known to be right."""
+    check_id, ids, take = _SUITES[env_id[: env_id.index("/") + 1]]
     try:
-        atari.game_of(env_id)
+        check_id(env_id)
     except ValueError as error:
-        raise UnknownEnvironmentError(f"{error}. Nearest: {_nearest(env_id, atari.game_ids())}") from error
-    check_names(env_id, atari.settings, options)
-    return atari.settings(env_id, **options)
+        raise UnknownEnvironmentError(f"{error}. Nearest: {_nearest(env_id, ids())}") from error
+    check_names(env_id, take, options)
+    return take(env_id, **options)
 
 
 def _in_training(source: Any, options: dict[str, Any]) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
@@ -138,7 +135,7 @@ def _in_training(source: Any, options: dict[str, Any]) -> Callable[[gym.Env[Any,
     if isinstance(source, str) and source.startswith("atari/"):
         from crl.envs.atari_training import AtariTraining
 
-        chosen = _atari(source, options)
+        chosen = _of_suite(source, options)
         if chosen.terminal_on_life_loss or chosen.clip_reward:
             return partial(AtariTraining, terminal_on_life_loss=chosen.terminal_on_life_loss, clip_reward=chosen.clip_reward)
     return lambda env: env
@@ -222,7 +219,7 @@ def make_vec_env(
     if native or (native is None and has_native and evaluation and n_envs > 1 and not subprocess):
         from crl.envs.atari_vector import AtariVecEnv
 
-        return AtariVecEnv(_atari(env_id, options), n_envs, seed, evaluation)  # type: ignore[arg-type]
+        return AtariVecEnv(_of_suite(env_id, options), n_envs, seed, evaluation)  # type: ignore[arg-type]
     around = (lambda env: env) if evaluation else _in_training(env_id, options)
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 

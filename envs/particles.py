@@ -21,10 +21,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import seeding
 
-from crl.envs.agent_pool import AgentPoolEnv, OracleObservation, Pool, check_pool_options
+from crl.envs.agent_pool import AgentPoolEnv, Pool, check_pool_options, observed
 from crl.envs.errors import check_positive
 from crl.envs.particle_teams import MATES, PREDATORS, Particles
-from crl.envs.wrappers import PixelStack
 
 #: steps of an episode (CLAM's and LIAM's; mpe2's own is 25)
 LENGTH = 50
@@ -73,8 +72,6 @@ _TASKS = {
     ),
 }
 
-#: ids begin so
-PREFIX = "mpe/"
 #: ids for lists, and what they are
 EXAMPLES = {name: task.text for name, task in _TASKS.items()}
 
@@ -122,17 +119,8 @@ def with_partners(
     task = split_id(env_id)
     check_pool_options(task.scripts, pool, partner, oracle=oracle, pixels=pixels)
     check_positive(size=size, n_stack=n_stack)
-    return partial(_make, env_id, pool, partner, oracle, pixels, size, n_stack)
-
-
-def _make(
-    env_id: str, pool: str, partner: int | str | None, oracle: bool, pixels: bool, size: int, n_stack: int
-) -> gym.Env[Any, Any]:
     # from the id, not the task: scripts are functions, which do not go to other processes
-    env: gym.Env[Any, Any] = ParticleWorld(env_id, pool, partner, size)
-    if pixels:
-        env = PixelStack(env, n_stack)
-    return OracleObservation(env) if oracle else env
+    return partial(observed, partial(ParticleWorld, env_id, pool, partner, size), oracle, pixels, n_stack)
 
 
 class ParticleWorld(AgentPoolEnv[Particles]):

@@ -40,7 +40,7 @@ RATIOS = [
     ("drq-sac against DrQ's repository", "peer-drq", "drq-sac"),
     ("drqv2 against DrQ-v2's repository", "peer-drqv2", "drqv2"),
     ("rad-sac, SB3's periods, against SB3's SAC with the same encoder", "sb3-sac", "rad-sac-sb3-periods"),
-    ("SB3's SAC on PixelSACPolicy: with CURL against without", "pixel-policy-curl", "pixel-policy"),
+    ("SB3's SAC on PixelSACPolicy: with CURL against without", "overhead-sac-curl", "overhead-sac"),
     ("SB3's PPO: plain against accelerated", "ppo", "ppo-accelerated"),
     ("SB3's DQN: plain against accelerated", "dqn", "dqn-accelerated"),
     ("SB3's SAC with NatureCNN: plain against accelerated", "sb3-sac-nature", "sb3-sac-nature-accelerated"),

@@ -11,14 +11,14 @@ from speed_rows import Made, dqn, dqn_block, learning, row, sac
 OBJECTIVES = ("curl", "atc", "cpc", "stdim", "spr", "taco", "self-prediction")
 
 
-def callback(name: str | None, pad: int) -> Any:
+def callback(name: str | None) -> Any:
     """The objective with its published defaults, or None."""
     from crl import AuxiliaryLossCallback, RandomShift
     from crl.objectives import OBJECTIVES as BY_NAME
 
     if name is None:
         return None
-    augment = dict(augment=RandomShift(pad)) if BY_NAME[name].needs_augmentation else {}
+    augment = dict(augment=RandomShift(4)) if BY_NAME[name].needs_augmentation else {}
     return AuxiliaryLossCallback(BY_NAME[name](**augment))
 
 
@@ -27,7 +27,7 @@ def on_sac(name: str | None, options: dict[str, Any]) -> Made:
     from crl import PixelSACPolicy
 
     facts = {} if name is None else {"without": "overhead-sac"}
-    return learning(sac(options, PixelSACPolicy, accelerated=True), callback(name, 4)), facts
+    return learning(sac(options, PixelSACPolicy, accelerated=True), callback(name)), facts
 
 
 def on_dqn(name: str | None, options: dict[str, Any]) -> Made:
@@ -35,7 +35,7 @@ def on_dqn(name: str | None, options: dict[str, Any]) -> Made:
     from crl import FrameReplayBuffer
 
     replay = dict(replay_buffer_class=FrameReplayBuffer, replay_buffer_kwargs=dict(n_stack=4))
-    block, facts = dqn_block(dqn(options, accelerated=True, **replay), callback(name, 4))
+    block, facts = dqn_block(dqn(options, accelerated=True, **replay), callback(name))
     return block, facts if name is None else {**facts, "without": "overhead-dqn"}
 
 

@@ -288,20 +288,6 @@ def learning(model: Any, callback: Any = None) -> Block:
     return block
 
 
-@row("pixel-policy", "SB3's SAC on PixelSACPolicy, accelerated", part="sb3")
-def _(options: dict[str, Any]) -> Made:
-    from crl import PixelSACPolicy
-
-    return learning(sac(options, PixelSACPolicy, accelerated=True)), {}
-
-
-@row("pixel-policy-curl", "the same with AuxiliaryLossCallback(CURL())", part="sb3")
-def _(options: dict[str, Any]) -> Made:
-    from crl import CURL, AuxiliaryLossCallback, PixelSACPolicy
-
-    return learning(sac(options, PixelSACPolicy, accelerated=True), AuxiliaryLossCallback(CURL())), {}
-
-
 def dqn(options: dict[str, Any], accelerated: bool = False, **replay: Any) -> Any:
     """SB3's DQN on grey 4-stacks, batch 32."""
     from stable_baselines3 import DQN
@@ -330,13 +316,6 @@ def _(options: dict[str, Any]) -> Made:
 @row("dqn-accelerated", "the same after crl.accelerate", part="sb3")
 def _(options: dict[str, Any]) -> Made:
     return dqn_block(dqn(options, accelerated=True))
-
-
-@row("dqn-curl", "the same, accelerated, with CURL", part="sb3")
-def _(options: dict[str, Any]) -> Made:
-    from crl import CURL, AuxiliaryLossCallback, RandomShift
-
-    return dqn_block(dqn(options, accelerated=True), AuxiliaryLossCallback(CURL(augment=RandomShift(4))))
 
 
 def ppo(accelerated: bool = False, curl: bool = False) -> Made:

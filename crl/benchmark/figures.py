@@ -218,8 +218,21 @@ def draw_estimates(axes: Axes, theme: Theme, style: Style, estimates: Mapping[st
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [row, row], color=mark["color"], linewidth=4, alpha=0.45)
         axes.plot([estimate.point], [row], **mark, markersize=6)
-    axes.set_yticks(range(len(estimates)), list(estimates) if names else [""] * len(estimates))
-    axes.set_ylim(len(estimates) - 0.5, -0.5)
+    row_axis(axes, list(estimates), names, above=0.5, below=0.5)
+
+
+def row_axis(axes: Axes, agents: Sequence[str], names: bool, above: float, below: float) -> None:
+    """
+    A row an agent, the first at the top.
+
+    :param axes: of one measure
+    :param agents: in their order
+    :param names: write the agents' names
+    :param above: space over the first row, in rows
+    :param below: space under the last row
+    """
+    axes.set_yticks(range(len(agents)), list(agents) if names else [""] * len(agents))
+    axes.set_ylim(len(agents) - 1 + below, -above)
     axes.margins(x=0.12)
     axes.locator_params(axis="x", nbins=4)
     axes.tick_params(axis="y", length=0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from crl.benchmark import statistics
 from crl.benchmark.comparison import Comparison, count
-from crl.benchmark.figures import Picture, Style, Theme, add_legend, draw_curves, render
+from crl.benchmark.figures import Picture, Style, Theme, add_legend, draw_curves, render, row_axis
 from crl.benchmark.results import Run
 from crl.benchmark.statistics import CurveEstimate, Estimate
 
@@ -225,11 +225,7 @@ def _draw_runs(
             axes.plot([estimate.low, estimate.high], [row, row], color=mark["color"], linewidth=5, alpha=0.4)
         axes.plot(of_runs, [row + 0.26] * len(of_runs), **mark, markersize=3, alpha=0.75)
         axes.plot([estimate.point], [row], **mark, markersize=7)
-    axes.set_yticks(range(len(values)), list(values) if names else [""] * len(values))
-    axes.set_ylim(len(values) - 0.4, -0.6)
-    axes.margins(x=0.12)
-    axes.locator_params(axis="x", nbins=4)
-    axes.tick_params(axis="y", length=0)
+    row_axis(axes, list(values), names, above=0.6, below=0.6)
 
 
 def _draw_beside(axes: Axes, theme: Theme, comparison: Comparison, task: str) -> list[Any]:

@@ -49,7 +49,7 @@ def output_features(encoder: ModelEncoder, images: th.Tensor) -> np.ndarray:
 def fit_supervised(
     encoder: ModelEncoder,
     images: th.Tensor,
-    states: np.ndarray,
+    truth: np.ndarray | dict[str, np.ndarray],
     rows: np.ndarray,
     seed: int,
     updates: int,
@@ -59,12 +59,13 @@ def fit_supervised(
     advance: Callable[[], None] = lambda: None,
 ) -> ModelEncoder:
     """
-    Train an encoder, and a linear head on it, to tell the true state: the ceiling of what its architecture can know. The
-    head is initialised from torch's global generator.
+    Train an encoder, and a linear head on it, to tell what is true: the ceiling of what its architecture can know. The head is
+    initialised from torch's global generator.
 
     :param encoder: freshly initialised; trained in place
     :param images: ``(n, channels, height, width)`` uint8
-    :param states: ``(n, n_states)``, each of which varies
+    :param truth: states, ``(n, n_states)``, each of which varies (squared error of the standardised ones); or labels by name,
+        each ``(n,)`` whole numbers (mean of their cross-entropies)
     :param rows: ``(n,)`` bool, those to train on
     :param seed: of batches and augmentation
     :param updates: of Adam, on batches of ``batch_size``
@@ -74,53 +75,8 @@ def fit_supervised(
     :param advance: called after each update
     :return: the encoder
     """
-    target = th.as_tensor((states - states.mean(0)) / states.std(0)).float().to(_device(encoder))
-    rest = (seed, updates, augment, batch_size, learning_rate, advance)
-    return _fit(encoder, images, rows, states.shape[1], lambda out, batch: F.mse_loss(out, target[batch]), *rest)
-
-
-def fit_supervised_labels(
-    encoder: ModelEncoder,
-    images: th.Tensor,
-    labels: dict[str, np.ndarray],
-    rows: np.ndarray,
-    seed: int,
-    updates: int,
-    augment: Augmentation,
-    batch_size: int = 128,
-    learning_rate: float = 1e-3,
-    advance: Callable[[], None] = lambda: None,
-) -> ModelEncoder:
-    """
-    The same for discrete variables: a linear head for each, and the mean of their cross-entropies.
-
-    :param labels: by name, each ``(n,)`` whole numbers
-    """
-    coded = [np.unique(column, return_inverse=True) for column in labels.values()]
-    widths = [len(classes) for classes, _ in coded]
-    targets = [th.as_tensor(codes).long().to(_device(encoder)) for _, codes in coded]
-
-    def loss(out: th.Tensor, batch: np.ndarray) -> th.Tensor:
-        parts = zip(out.split(widths, dim=1), targets, strict=True)
-        return th.stack([F.cross_entropy(logits, target[batch]) for logits, target in parts]).mean()
-
-    return _fit(encoder, images, rows, sum(widths), loss, seed, updates, augment, batch_size, learning_rate, advance)
-
-
-def _fit(
-    encoder: ModelEncoder,
-    images: th.Tensor,
-    rows: np.ndarray,
-    width: int,
-    loss_of: Callable[[th.Tensor, np.ndarray], th.Tensor],
-    seed: int,
-    updates: int,
-    augment: Augmentation,
-    batch_size: int,
-    learning_rate: float,
-    advance: Callable[[], None],
-) -> ModelEncoder:
     device = _device(encoder)
+    width, loss_of = _to_labels(truth, device) if isinstance(truth, dict) else _to_states(truth, device)
     head = th.nn.Linear(encoder.features_dim, width).to(device)
     train_rows = np.flatnonzero(rows)
     optimizer = th.optim.Adam([*encoder.parameters(), *head.parameters()], learning_rate)
@@ -134,6 +90,27 @@ def _fit(
         optimizer.step()
         advance()
     return encoder
+
+
+#: the loss of a head's output on some rows
+_Loss = Callable[[th.Tensor, np.ndarray], th.Tensor]
+
+
+def _to_states(states: np.ndarray, device: th.device) -> tuple[int, _Loss]:
+    target = th.as_tensor((states - states.mean(0)) / states.std(0)).float().to(device)
+    return states.shape[1], lambda out, batch: F.mse_loss(out, target[batch])
+
+
+def _to_labels(labels: dict[str, np.ndarray], device: th.device) -> tuple[int, _Loss]:
+    coded = [np.unique(column, return_inverse=True) for column in labels.values()]
+    widths = [len(classes) for classes, _ in coded]
+    targets = [th.as_tensor(codes).long().to(device) for _, codes in coded]
+
+    def loss(out: th.Tensor, batch: np.ndarray) -> th.Tensor:
+        parts = zip(out.split(widths, dim=1), targets, strict=True)
+        return th.stack([F.cross_entropy(logits, target[batch]) for logits, target in parts]).mean()
+
+    return sum(widths), loss
 
 
 def pixel_pca(images: th.Tensor, rows: np.ndarray, width: int, seed: int) -> np.ndarray:

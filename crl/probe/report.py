@@ -28,7 +28,7 @@ from crl.history import HistoryExtractor, history_extractor
 from crl.metrics import effective_rank
 from crl.probe import pictures
 from crl.probe.episodes import ProbeData, ProbeError, collect
-from crl.probe.features import conv_features, fit_supervised, fit_supervised_labels, output_features, pixel_pca
+from crl.probe.features import conv_features, fit_supervised, output_features, pixel_pca
 from crl.probe.labels import MIN_ENTROPY, entropy, linear_f1
 from crl.probe.linear import ridge_r2, split_episodes, varying
 from crl.probe.partners import draw_partner_pictures, partner_rows, partner_table, probe_partners
@@ -195,14 +195,11 @@ def _supervised(
     augment: Augmentation,
     stage: Stage,
 ) -> ModelEncoder:
-    encoder, train = copy.deepcopy(fresh), split_episodes(data.episodes).train
-    advance = stage("training the supervised ceiling", updates)
+    truth = data.states[:, counted] if any(counted) else _labels(data)
+    train, advance = split_episodes(data.episodes).train, stage("training the supervised ceiling", updates)
     with th.random.fork_rng(devices=[]):
         th.manual_seed(seed)
-        if any(counted):
-            states = data.states[:, counted]
-            return fit_supervised(encoder, data.images, states, train, seed, updates, augment, advance=advance)
-        return fit_supervised_labels(encoder, data.images, _labels(data), train, seed, updates, augment, advance=advance)
+        return fit_supervised(copy.deepcopy(fresh), data.images, truth, train, seed, updates, augment, advance=advance)
 
 
 def _labels(data: ProbeData) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from crl.runs.run import new_run
 from crl.runs.stop import STOPPED
 
 from ..runs.small import FIELDS
+from .executors import Handled
 from .test_runner import folder_rows, tiny
 
 pytestmark = pytest.mark.timeout(600)
@@ -103,20 +104,11 @@ def test_more_than_the_cluster_has(ray_of_two):
         RayExecutor(threads=64)
 
 
-class Script:
+class Script(Handled):
     """An executor whose launches end as told, and take the run no further."""
 
     def __init__(self, *outcomes):
         self.outcomes = list(outcomes)
-
-    def start(self, launches):
-        return [self for _ in launches]
-
-    def adopt(self, launch):
-        return None
-
-    def begun(self):
-        return True
 
     def poll(self):
         return self.outcomes.pop(0)

@@ -23,6 +23,7 @@ from crl.runs.run import new_run, train
 from crl.runs.stop import PAUSE_FILE
 
 from ..runs.small import FIELDS
+from .executors import Handled
 from .synthetic import write_run
 
 SUITE = """
@@ -161,20 +162,11 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch):
     assert run.state == "failed" and run.counts and run.last_return == row["return"] and "FloatingPointError" in run.error
 
 
-class Crashing:
+class Crashing(Handled):
     """An executor whose launches end with that code, at once."""
 
     def __init__(self, code):
         self.code = code
-
-    def start(self, launches):
-        return [self for _ in launches]
-
-    def adopt(self, launch):
-        return None
-
-    def begun(self):
-        return True
 
     def poll(self):
         return self.code

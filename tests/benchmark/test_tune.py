@@ -20,6 +20,7 @@ from crl.runs.run import new_run, train
 from crl.runs.settings import SettingError, settings
 
 from ..runs.small import FIELDS, crl
+from .executors import Handled
 from .synthetic import write_run
 
 optuna = pytest.importorskip("optuna")
@@ -89,7 +90,7 @@ def command(out, *more):
     return [*parts, *(part for item in sets for part in ("--set", item) if not item.startswith("algorithm.batch")), *more]
 
 
-class Here:
+class Here(Handled):
     """An executor that runs in this process; a run of the learning rate that ``broken`` names crashes."""
 
     def __init__(self):
@@ -102,13 +103,7 @@ class Here:
             seed = int(launch.begin[launch.begin.index("--seed") + 1])
             if self.broken is None or len(self.launches) not in self.broken:
                 train(new_run(AGENT, ENV, sets, seed, out=launch.folder, checkpoint_every=0), show_progress=False)
-        return [self for _ in launches]
-
-    def adopt(self, launch):
-        return None
-
-    def begun(self):
-        return True
+        return super().start(launches)
 
     def poll(self):
         return 1 if self.broken is not None and len(self.launches) in self.broken else 0

@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from crl.augment import RandomShift
 from crl.encoders import ModelEncoder, PixelEncoder
-from crl.probe.features import conv_features, fit_supervised, fit_supervised_labels, output_features, pixel_pca
+from crl.probe.features import conv_features, fit_supervised, output_features, pixel_pca
 from crl.probe.labels import linear_f1
 from crl.probe.linear import ridge_r2, split_episodes
 
@@ -64,7 +64,7 @@ def test_supervision_teaches_labels():
     random = encoder()
     th.manual_seed(0)
     rows = split_episodes(episodes).train
-    trained = fit_supervised_labels(copy.deepcopy(random), images, labels, rows, seed=0, updates=150, augment=RandomShift(0))
+    trained = fit_supervised(copy.deepcopy(random), images, labels, rows, seed=0, updates=150, augment=RandomShift(0))
     for column in labels.values():
         low, high = (linear_f1(output_features(model, images), column, episodes) for model in (random, trained))
         assert high > low + 0.1 and high > 0.85
