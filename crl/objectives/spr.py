@@ -28,8 +28,8 @@ class SPR(Objective):
     Steps behind the end of an episode are left out of the mean, and where the replay is prioritised its importance weights
     multiply the windows' losses: the two carry 18 % of SPR's score on Atari 100k (Cagatan & Akgun 2025, arXiv:2410.17428).
     The authors add 5 times this mean to the agent's loss, and so does the callback unless told otherwise: a constant encoder
-    satisfies it too, and with an optimiser of its own it gets there on images that hardly differ (SB3's DQN on Pong within
-    2000 updates).
+    satisfies it too, and with an optimiser of its own it gets there on images that hardly differ (seen with SB3's
+    DQN on Pong).
 
     As published, z is the map after the convolutions, rescaled to [0, 1], and g the first dense layer that the agent has
     after them, trained by both: here the head of its encoder (the linear layer of SB3's NatureCNN; in the recipe ``spr`` the
