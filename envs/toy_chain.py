@@ -3,13 +3,13 @@
 
 Made for methods that learn from sub-goals, with numpy alone: Crafter's difficulty in seconds. What it is like, and why:
 
-- Sub-goal k is to stand on item k and take it, which works once items 0 to k-1 are there. The order is the same in every
-  episode and is shown nowhere; places, the floor and the start are new in each. So reaching a sub-goal takes a look at the
-  whole picture for one kind of item, and later ones are tried only by agents that reach the earlier ones.
+- Sub-goal k is to step on item k, which takes it once items 0 to k-1 are taken; else it stays where it lies. The order is the
+  same in every episode and is shown nowhere; places, the floor and the start are new in each. So reaching a sub-goal takes a
+  look at the whole picture for one kind of item, and later ones are met only by agents that reach the earlier ones.
 - Collected items lie in the row below. That is all the memory there is: the next sub-goal can be read off the picture, and off
   nothing else.
-- Each first unlock gives 1. An agent that acts at random takes the first item in a fifth of its episodes, the second in a
-  fiftieth, the third in a thousandth (800 episodes).
+- Each first unlock gives 1. An agent that acts at random takes the first item in 54 % of its episodes, the second in 22, the third in 6,
+  the fourth in 1 (800 episodes of 100 steps).
 
 The true state is in ``info["state"]``, see :attr:`ToyChain.STATE`, and the next sub-goal's number in ``info["labels"]``;
 ``info["subgoals"]`` is as :mod:`crl.envs.subgoals` says.
@@ -33,9 +33,8 @@ COLUMNS, ROWS = SIZE // CELL, SIZE // CELL - 1
 MAX_ITEMS = COLUMNS
 LENGTH = 100
 
-#: up, down, left, right, take
-_MOVES = ((0, -1), (0, 1), (-1, 0), (1, 0))
-TAKE = len(_MOVES)
+#: up, down, left, right
+MOVES = ((0, -1), (0, 1), (-1, 0), (1, 0))
 
 _COLOURS = np.array(
     [
@@ -59,9 +58,9 @@ _RING = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]], dtype
 
 class ToyChain(gym.Env[np.ndarray, Any]):
     """
-    Observations: ``(3, 32, 32)`` uint8. Actions: up, down, left, right, take.
+    Observations: ``(3, 32, 32)`` uint8. Actions: up, down, left, right.
 
-    Reward 1 for each item that is taken in its turn. Episodes terminate when all are, and are truncated after ``length``
+    Reward 1 for each item that is stepped on in its turn. Episodes terminate when all are, and are truncated after ``length``
     steps.
 
     :param items: sub-goals, 1 to 8
@@ -87,7 +86,7 @@ class ToyChain(gym.Env[np.ndarray, Any]):
         self.render_mode = render_mode
         self.subgoal_names = tuple(f"item_{k}" for k in range(items))
         self.observation_space = spaces.Box(0, 255, (3, SIZE, SIZE), np.uint8)
-        self.action_space = spaces.Discrete(TAKE + 1)
+        self.action_space = spaces.Discrete(len(MOVES))
         self._t = 0
         self._collected = 0
 
@@ -107,17 +106,15 @@ class ToyChain(gym.Env[np.ndarray, Any]):
         return self._observe(), self._info(None)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One move, or an attempt to take; see :class:`gymnasium.Env`."""
+        """One move; see :class:`gymnasium.Env`."""
         self._t += 1
         unlocked = None
-        if action == TAKE:
-            if self._player == self._places[self._collected]:
-                unlocked = self._collected
-                self._collected += 1
-                self._draw_world()
-        else:
-            (x, y), (dx, dy) = self._player, _MOVES[action]
-            self._player = min(max(x + dx, 0), COLUMNS - 1), min(max(y + dy, 0), ROWS - 1)
+        (x, y), (dx, dy) = self._player, MOVES[action]
+        self._player = min(max(x + dx, 0), COLUMNS - 1), min(max(y + dy, 0), ROWS - 1)
+        if self._player == self._places[self._collected]:
+            unlocked = self._collected
+            self._collected += 1
+            self._draw_world()
         terminated = self._collected == self.items
         reward = 0.0 if unlocked is None else 1.0
         return self._observe(), reward, terminated, not terminated and self._t >= self.length, self._info(unlocked)

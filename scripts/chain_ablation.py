@@ -1,6 +1,6 @@
 """
 What does achievement distillation add, part by part? The paper's ablation (Moon et al. 2023, arXiv:2307.03486) on
-``toy/chain``, where items are to be taken in one order that is shown nowhere.
+``toy/chain``, where items are to be stepped on in one order that is shown nowhere.
 
 Every arm trains for every seed with equally many steps:
 
@@ -41,7 +41,7 @@ from crl.agents import build, resolve
 from crl.callbacks import AchievementPhases
 from crl.callbacks.find_encoders import find_encoders
 from crl.envs import make_env, make_vec_env
-from crl.envs.toy_chain import TAKE
+from crl.envs.toy_chain import MOVES
 from crl.probe.features import output_features
 from crl.probe.labels import linear_hits
 from crl.probe.linear import ridge_r2
@@ -83,16 +83,16 @@ def probe_data(episodes: int = PROBE_EPISODES) -> Probe:
             labels.append(info["labels"]["next_item"])
             places.append(info["state"][_NEXT])
             numbers.append(episode)
-            action = int(rng.integers(TAKE + 1)) if rng.random() < 0.5 else towards_the_next(info["state"])
+            action = int(rng.integers(len(MOVES))) if rng.random() < 0.5 else towards_the_next(info["state"])
             image, _, terminated, truncated, info = env.step(action)
             over = terminated or truncated
     return th.as_tensor(np.array(images)), np.array(labels), np.array(places, dtype=np.float64), np.array(numbers)
 
 
 def towards_the_next(state: np.ndarray) -> int:
-    """Up, down, left, right, or take."""
+    """A number of :data:`crl.envs.toy_chain.MOVES`."""
     dx, dy = np.sign(state[_NEXT] - state[_PLAYER]).astype(int)
-    return TAKE if not (dx or dy) else (2 if dx < 0 else 3) if dx else (0 if dy < 0 else 1)
+    return MOVES.index((dx, 0) if dx else (0, dy))
 
 
 def run(arm: str, seed: int, steps: int, data: Probe) -> dict[str, Any]:
