@@ -6,10 +6,12 @@ Made for methods that learn from sub-goals, with numpy alone: Crafter's difficul
 - Sub-goal k is to step on item k, which takes it once items 0 to k-1 are taken; else it stays where it lies. The order is the
   same in every episode and is shown nowhere; places, the floor and the start are new in each. So reaching a sub-goal takes a
   look at the whole picture for one kind of item, and later ones are met only by agents that reach the earlier ones.
+- The view moves with the player, who is in its middle, and the floor has no edges: who walks out on one side comes in on the
+  other. So the way to an item is seen from where it appears, as in Crafter.
 - Collected items lie in the row below. That is all the memory there is: the next sub-goal can be read off the picture, and off
   nothing else.
-- Each first unlock gives 1. An agent that acts at random takes the first item in 54 % of its episodes, the second in 22, the third in 6,
-  the fourth in 1 (800 episodes of 100 steps).
+- Each first unlock gives 1. An agent that acts at random takes the first item in 68 % of its episodes, the second in 31,
+  the third in 10, the fourth in 3 (800 episodes of 100 steps).
 
 The true state is in ``info["state"]``, see :attr:`ToyChain.STATE`, and the next sub-goal's number in ``info["labels"]``;
 ``info["subgoals"]`` is as :mod:`crl.envs.subgoals` says.
@@ -30,6 +32,8 @@ SIZE = 32
 CELL = 4
 #: fields of the floor; below it lies the row of what was collected
 COLUMNS, ROWS = SIZE // CELL, SIZE // CELL - 1
+#: where the player is seen
+MIDDLE = COLUMNS // 2, ROWS // 2
 MAX_ITEMS = COLUMNS
 LENGTH = 100
 
@@ -70,9 +74,9 @@ class ToyChain(gym.Env[np.ndarray, Any]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
-    #: names of the entries of ``info["state"]``: the player's field, the number of items collected, the next one's field (-1:
-    #: none is left)
-    STATE = ("x", "y", "collected", "next_x", "next_y")
+    #: names of the entries of ``info["state"]``: items collected, and how many fields the next one is to the player's right
+    #: and below (0, 0: none is left)
+    STATE = ("collected", "next_right", "next_below")
 
     def __init__(self, items: int = MAX_ITEMS, length: int = LENGTH, render_mode: str | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
@@ -110,7 +114,7 @@ class ToyChain(gym.Env[np.ndarray, Any]):
         self._t += 1
         unlocked = None
         (x, y), (dx, dy) = self._player, MOVES[action]
-        self._player = min(max(x + dx, 0), COLUMNS - 1), min(max(y + dy, 0), ROWS - 1)
+        self._player = (x + dx) % COLUMNS, (y + dy) % ROWS
         if self._player == self._places[self._collected]:
             unlocked = self._collected
             self._collected += 1
@@ -145,7 +149,7 @@ class ToyChain(gym.Env[np.ndarray, Any]):
         self._draw_world()
 
     def _draw_world(self) -> None:
-        """All but the player: changes only when an item is taken."""
+        """All but the player, seen from the field (0, 0): changes only when an item is taken."""
         self._world = self._floor.copy()
         for k, (x, y) in enumerate(self._places):
             if k >= self._collected:
@@ -155,15 +159,22 @@ class ToyChain(gym.Env[np.ndarray, Any]):
 
     def _observe(self) -> np.ndarray:
         canvas = self._world.copy()
-        _stamp(canvas, *self._player, _RING, _PLAYER)
+        floor = canvas[: ROWS * CELL]
+        right, down = (CELL * (middle - at) for middle, at in zip(MIDDLE, self._player, strict=True))
+        floor[:] = np.roll(floor, (down, right), axis=(0, 1))
+        _stamp(canvas, *MIDDLE, _RING, _PLAYER)
         return np.ascontiguousarray(canvas.transpose(2, 0, 1))
 
     def _info(self, unlocked: int | None) -> dict[str, Any]:
         report = np.zeros(self.items, dtype=bool)
         if unlocked is not None:
             report[unlocked] = True
-        ahead = self._places[self._collected] if self._collected < self.items else (-1, -1)
-        state = np.array((*self._player, self._collected, *ahead), dtype=np.float32)
+        way = (0, 0)
+        if self._collected < self.items:
+            there, sides = self._places[self._collected], (COLUMNS, ROWS)
+            steps = zip(there, self._player, MIDDLE, sides, strict=True)
+            way = tuple((to - at + middle) % side - middle for to, at, middle, side in steps)
+        state = np.array((self._collected, *way), dtype=np.float32)
         return {KEY: report, "state": state, "labels": {"next_item": self._collected}}
 
 

@@ -12,8 +12,8 @@ Every arm trains for every seed with equally many steps:
 Asked of each: ``reached``, sub-goals of a training episode, the mean over those that ended in the last fifth of the steps,
 and ``deepest``, the most in one. And of the encoder's output, on held-out episodes of somebody who knows the way, half of
 whose steps are random: ``next_item``, how often a linear probe tells which item is next (guessing gets ``chance``), and
-``where_next``, R2 of a ridge probe of the field on which that item lies. ``random`` is an encoder that never learned. Rows
-are appended as they come, what is there is skipped::
+``where_next``, R2 of a ridge probe of where that item lies, seen from the player. ``random`` is an encoder that never
+learned. Rows are appended as they come, what is there is skipped::
 
     python scripts/chain_ablation.py --out runs/chain_ablation.csv --seeds 1 2 3 4 5
     python scripts/chain_ablation.py --out runs/chain_ablation.csv --summary
@@ -65,7 +65,7 @@ SHORTEST = 5 * 8 * 200
 FIELDS = ["arm", "seed", "steps", "reached", "deepest", "next_item", "chance", "where_next"]
 FIELDS += ["updates", "phase_updates", "seconds", "phase_seconds"]
 #: entries of ``info["state"]``
-_PLAYER, _NEXT = slice(0, 2), slice(3, 5)
+_WAY = slice(1, 3)
 
 Probe = tuple[th.Tensor, np.ndarray, np.ndarray, np.ndarray]
 
@@ -81,7 +81,7 @@ def probe_data(episodes: int = PROBE_EPISODES) -> Probe:
         while not over:
             images.append(image)
             labels.append(info["labels"]["next_item"])
-            places.append(info["state"][_NEXT])
+            places.append(info["state"][_WAY])
             numbers.append(episode)
             action = int(rng.integers(len(MOVES))) if rng.random() < 0.5 else towards_the_next(info["state"])
             image, _, terminated, truncated, info = env.step(action)
@@ -91,7 +91,7 @@ def probe_data(episodes: int = PROBE_EPISODES) -> Probe:
 
 def towards_the_next(state: np.ndarray) -> int:
     """A number of :data:`crl.envs.toy_chain.MOVES`."""
-    dx, dy = np.sign(state[_NEXT] - state[_PLAYER]).astype(int)
+    dx, dy = np.sign(state[_WAY]).astype(int)
     return MOVES.index((dx, 0) if dx else (0, dy))
 
 

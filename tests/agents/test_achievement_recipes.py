@@ -9,7 +9,7 @@ from crl.agents.fields import FieldValueError
 from crl.agents.recipes import flatten
 from crl.callbacks.acting_env import acting_env
 from crl.envs import make_env, make_vec_env
-from crl.envs.toy_chain import _COLOURS, CELL, MOVES, ROWS
+from crl.envs.toy_chain import _COLOURS, CELL, MIDDLE, MOVES, ROWS
 from crl.objectives.goal_memory import GoalMemory, SingleGoalMemory
 from crl.probe.episodes import collect
 from crl.runs.evaluation import evaluate
@@ -100,11 +100,10 @@ def test_without_phases_it_is_plain_ppo():
 
 def towards_the_next_item(image):
     """From the picture alone: one step to the item whose turn it is."""
-    centres, corners = image[:, 1::CELL, 1::CELL].transpose(1, 2, 0), image[:, ::CELL, ::CELL].min(0)
+    centres = image[:, 1::CELL, 1::CELL].transpose(1, 2, 0)
     collected = int(centres[ROWS].any(-1).sum())
     (item,) = np.argwhere((centres[:ROWS] == _COLOURS[collected]).all(-1))
-    (player,) = np.argwhere(corners == 255)
-    dy, dx = np.sign(item - player)
+    dx, dy = np.sign(item[::-1] - MIDDLE)
     return MOVES.index((dx, 0) if dx else (0, dy))
 
 

@@ -5,11 +5,11 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from crl.envs import EnvironmentOptionError, list_envs, make_env, make_vec_env
 from crl.envs.subgoals import HasSubgoals, subgoal_names_of, subgoals_of
-from crl.envs.toy_chain import CELL, COLUMNS, ROWS, ToyChain
+from crl.envs.toy_chain import _COLOURS, CELL, COLUMNS, MIDDLE, ROWS, ToyChain
 
 
 def walk(env, item):
-    """Actions that bring the player onto an item; read off the true state."""
+    """Actions that bring the player onto an item without leaving the floor on one side; read off the inner state."""
     (x, y), (goal_x, goal_y) = env.unwrapped._player, env.unwrapped._places[item]
     return [3 if goal_x > x else 2] * abs(goal_x - x) + [1 if goal_y > y else 0] * abs(goal_y - y)
 
@@ -20,6 +20,14 @@ def play(env, actions):
 
 def field(obs, x, y):
     return obs[:, y * CELL : (y + 1) * CELL, x * CELL : (x + 1) * CELL]
+
+
+def seen(chain, x, y):
+    """Where the field is in the picture."""
+    return tuple(
+        (at - own + middle) % side
+        for at, own, middle, side in zip((x, y), chain._player, MIDDLE, (COLUMNS, ROWS), strict=True)
+    )
 
 
 def test_api():
@@ -43,7 +51,7 @@ def test_the_whole_chain():
         assert terminated == (item == 3) and not truncated
         total += reward
     assert total == 4
-    assert info["state"].tolist()[2:] == [4, -1, -1]
+    assert info["state"].tolist() == [4, 0, 0]
 
 
 def test_items_out_of_turn_stay_where_they_are():
@@ -52,23 +60,50 @@ def test_items_out_of_turn_stay_where_they_are():
     before = env.unwrapped._places[5]
     steps = play(env, walk(env, 5))
     assert env.unwrapped._player == before == env.unwrapped._places[5]
-    assert all(reward == 0 and not info["subgoals"].any() and info["labels"]["next_item"] == 0 for *_, reward, _, _, info in steps)
+    assert all(
+        reward == 0 and not info["subgoals"].any() and info["labels"]["next_item"] == 0 for *_, reward, _, _, info in steps
+    )
 
 
 def test_stepping_there_again_unlocks_nothing():
     env = make_env("toy/chain", seed=0)
     env.reset()
     *_, last = play(env, walk(env, 0))
-    away, back = (3, 2) if env.unwrapped._player[0] < COLUMNS - 1 else (2, 3)
-    assert last[1] == 1 and [step[1] for step in play(env, [away, back])] == [0, 0]
+    assert last[1] == 1 and [step[1] for step in play(env, [3, 2])] == [0, 0]
 
 
-def test_length_cuts_off_and_walls_hold():
+def test_length_cuts_off():
     env = make_env("toy/chain", seed=0, length=12)
     env.reset()
     ends = [(step[2], step[3]) for step in play(env, [0] * 12)]
     assert ends == [(False, False)] * 11 + [(False, True)]
-    assert env.unwrapped._player[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("action", "axis", "by", "fields"), [(0, 1, 1, ROWS), (1, 1, -1, ROWS), (2, 2, 1, COLUMNS), (3, 2, -1, COLUMNS)]
+)
+def test_the_floor_moves_under_the_player_and_has_no_edges(action, axis, by, fields):
+    env = make_env("toy/chain", seed=2)
+    first, _ = env.reset()
+    without_player = np.ones((3, ROWS * CELL, COLUMNS * CELL), dtype=bool)
+    field(without_player, *MIDDLE)[:] = False
+    before, known = first[:, : ROWS * CELL], without_player
+    for _ in range(fields):
+        obs, reward, *_ = env.step(action)
+        assert reward == 0, "this seed's way is free"
+        before, known = (np.roll(picture, by * CELL, axis=axis) for picture in (before, known))
+        there = known & without_player
+        assert there.sum() >= 54 * 3 * CELL**2 and (obs[:, : ROWS * CELL][there] == before[there]).all()
+    assert (obs == first).all()
+
+
+def test_the_state_tells_the_way_as_it_is_seen():
+    env = make_env("toy/chain", seed=4)
+    obs, info = env.reset()
+    for action in np.random.default_rng(0).integers(4, size=60):
+        collected, right, below = info["state"].astype(int)
+        assert tuple(field(obs, MIDDLE[0] + right, MIDDLE[1] + below)[:, 1, 1]) == tuple(_COLOURS[collected])
+        obs, _, _, _, info = env.step(int(action))
 
 
 def test_the_picture_shows_items_inventory_and_player():
@@ -77,16 +112,16 @@ def test_the_picture_shows_items_inventory_and_player():
     chain = env.unwrapped
     colours = []
     for x, y in chain._places:
-        patch = field(obs, x, y)
+        patch = field(obs, *seen(chain, x, y))
         colours.append(tuple(patch[:, 1, 1]))
     assert len(set(colours)) == 8, "items can be told apart"
     assert (obs[:, ROWS * CELL :] == 0).all(), "nothing is collected yet"
-    ring = field(obs, *chain._player)
+    ring = field(obs, *MIDDLE)
     assert (ring[:, 0] == 255).all() and not (ring[:, 1:3, 1:3] == 255).all()
     place = chain._places[0]
     *_, (obs, *_) = play(env, walk(env, 0))
     assert tuple(field(obs, 0, ROWS)[:, 1, 1]) == colours[0], "it lies below now"
-    assert tuple(field(obs, *place)[:, 1, 1]) != colours[0], "and no longer on the floor"
+    assert tuple(field(obs, *seen(chain, *place))[:, 1, 1]) != colours[0], "and no longer on the floor"
 
 
 def test_what_comes_next_is_read_off_the_last_row_alone():
