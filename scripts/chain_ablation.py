@@ -41,27 +41,25 @@ from crl.agents import build, resolve
 from crl.callbacks import AchievementPhases
 from crl.callbacks.find_encoders import find_encoders
 from crl.envs import make_env, make_vec_env
-from crl.envs.toy_chain import MOVES
+from crl.envs.toy_chain import LENGTH, MOVES
 from crl.probe.features import output_features
 from crl.probe.labels import linear_hits
 from crl.probe.linear import ridge_r2
 from crl.runs.subgoal_score import SubgoalScore, success_rates
 
-STEPS = 61_440
+STEPS = 40_960
 PROBE_EPISODES = 120
-#: arm: recipe, fields
-ARMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "random": ("ppo-crafter-small", {}),
-    "ppo": ("ppo-crafter-small", {}),
-    "intra": ("ppo-ad-small-intra", {}),
-    "cross": ("ppo-ad-small-no-memory", {}),
-    "memory": ("ppo-ad-small", {}),
-    "control": ("ppo-ad-small-control", {}),
+#: recipes by arm
+ARMS = {
+    "random": "ppo-crafter-small",
+    "ppo": "ppo-crafter-small",
+    "intra": "ppo-ad-small-intra",
+    "cross": "ppo-ad-small-no-memory",
+    "memory": "ppo-ad-small",
+    "control": "ppo-ad-small-control",
 }
-#: in all arms: at random an item is met once in several hundred steps
-SETTINGS: dict[str, Any] = {"env.kwargs.length": 200}
 #: a fifth of it is an episode of each of 8 environments
-SHORTEST = 5 * 8 * 200
+SHORTEST = 5 * 8 * LENGTH
 FIELDS = ["arm", "seed", "steps", "reached", "deepest", "next_item", "chance", "where_next"]
 FIELDS += ["updates", "phase_updates", "seconds", "phase_seconds"]
 #: entries of ``info["state"]``
@@ -98,8 +96,7 @@ def towards_the_next(state: np.ndarray) -> int:
 def run(arm: str, seed: int, steps: int, data: Probe) -> dict[str, Any]:
     """One row of the table."""
     started = time.time()
-    recipe, fields = ARMS[arm]
-    config = resolve(recipe, "toy/chain", {**SETTINGS, **fields})
+    config = resolve(ARMS[arm], "toy/chain")
     env = make_vec_env("toy/chain", seed=seed, n_envs=config["train"]["n_envs"], **config["env"]["kwargs"])
     model, callbacks = build(config, env, seed=seed, device="cpu")
     row: dict[str, Any] = dict.fromkeys(FIELDS, float("nan"))
