@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from crl.callbacks.acting_env import acting_env
 from crl.envs import make_env
+from crl.envs.subgoals import KEY
+from crl.probe.labels import UNKNOWN
 
 #: episodes of the evaluation's stream (never trained on) under a seed that no evaluation uses
 PROBE_SEED = 2_000_003
@@ -36,7 +38,9 @@ class ProbeData:
     :param names: of the states
     :param episodes: ``(n,)``, from 0 on
     :param times: ``(n,)`` steps since the episode began
-    :param labels: discrete variables of ``info["labels"]``, ``(n,)`` each
+    :param labels: discrete variables of ``info["labels"]``, ``(n,)`` each; where the environment reports sub-goals
+        (:mod:`crl.envs.subgoals`), also ``next_subgoal``: the number of the one that the episode comes to next, in hindsight,
+        :data:`crl.probe.labels.UNKNOWN` where it came to none any more
     """
 
     images: th.Tensor
@@ -105,6 +109,7 @@ def collect(
 def _episode(model: BaseAlgorithm, env: Any, rng: np.random.Generator) -> dict[str, list[Any]]:
     """Observation, state and labels of each step but the reset's, whose stack repeats one frame."""
     rows: dict[str, list[Any]] = {"images": [], "states": [], "labels": [], "times": []}
+    unlocked: list[np.ndarray | None] = []
     obs, _ = env.reset()
     over, step, held = False, 0, None
     while not over:
@@ -117,7 +122,21 @@ def _episode(model: BaseAlgorithm, env: Any, rng: np.random.Generator) -> dict[s
         rows["states"].append(np.asarray(info.get("state", ()), dtype=np.float64).ravel())
         rows["labels"].append(dict(info.get("labels", {})))
         rows["times"].append(step)
+        unlocked.append(info.get(KEY))
+    if unlocked[0] is not None:
+        for labels, ahead in zip(rows["labels"], _next_subgoals(unlocked), strict=True):
+            labels["next_subgoal"] = ahead
     return rows
+
+
+def _next_subgoals(unlocked: Sequence[Any]) -> list[int]:
+    """For each step of an episode, the sub-goal that is unlocked first after it."""
+    ahead, found = UNKNOWN, []
+    for now in reversed(unlocked):
+        found.append(ahead)
+        if np.any(now):
+            ahead = int(np.flatnonzero(now)[0])
+    return found[::-1]
 
 
 def _image(obs: Any) -> np.ndarray:

@@ -65,7 +65,7 @@ def fit_supervised(
     :param encoder: freshly initialised; trained in place
     :param images: ``(n, channels, height, width)`` uint8
     :param truth: states, ``(n, n_states)``, each of which varies (squared error of the standardised ones); or labels by name,
-        each ``(n,)`` whole numbers (mean of their cross-entropies)
+        each ``(n,)`` whole numbers (mean of their cross-entropies; rows with a negative one are left out of its own)
     :param rows: ``(n,)`` bool, those to train on
     :param seed: of batches and augmentation
     :param updates: of Adam, on batches of ``batch_size``
@@ -104,11 +104,15 @@ def _to_states(states: np.ndarray, device: th.device) -> tuple[int, _Loss]:
 def _to_labels(labels: dict[str, np.ndarray], device: th.device) -> tuple[int, _Loss]:
     coded = [np.unique(column, return_inverse=True) for column in labels.values()]
     widths = [len(classes) for classes, _ in coded]
+    known = [th.as_tensor(column >= 0, device=device) for column in labels.values()]
     targets = [th.as_tensor(codes).long().to(device) for _, codes in coded]
 
     def loss(out: th.Tensor, batch: np.ndarray) -> th.Tensor:
-        parts = zip(out.split(widths, dim=1), targets, strict=True)
-        return th.stack([F.cross_entropy(logits, target[batch]) for logits, target in parts]).mean()
+        losses = []
+        for logits, target, counts in zip(out.split(widths, dim=1), targets, known, strict=True):
+            each = F.cross_entropy(logits, target[batch], reduction="none") * counts[batch]
+            losses.append(each.sum() / counts[batch].sum().clamp(min=1))
+        return th.stack(losses).mean()
 
     return sum(widths), loss
 

@@ -1,23 +1,55 @@
 """
 Linear probes of discrete variables (the RAM variables of Atari games, Anand et al. 2019, arXiv:1906.08226), split by episodes.
 
-An environment takes part by ``info["labels"]``, a dict from name to a small whole number.
+An environment takes part by ``info["labels"]``, a dict from name to a small whole number; one that reports sub-goals also by
+which is reached next (Moon et al. 2023, arXiv:2307.03486). Negative labels are unknown, and their rows are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch as th
 import torch.nn.functional as F
 
-from crl.probe.linear import split_episodes
+from crl.probe.linear import EpisodeSplit, split_episodes
 
 #: weight decay of the logistic regression, on standardised features; the best on the choosing episodes is taken
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 #: variables of less entropy hardly change, and everybody gets them right (the paper's threshold)
 MIN_ENTROPY = 0.6
+
+
+#: label of a row for which there is none
+UNKNOWN = -1
+
+
+class LabelScore(NamedTuple):
+    """
+    :param f1: see :func:`linear_f1`
+    :param accuracy: share of rows whose label is predicted
+    :param majority: the same for the most frequent label
+    """
+
+    f1: float
+    accuracy: float
+    majority: float
+
+
+def score_labels(features: np.ndarray, labels: np.ndarray, episodes: np.ndarray) -> LabelScore:
+    """
+    How well a multinomial logistic regression tells the labels on the test episodes.
+
+    :param features: ``(n, width)``, finite
+    :param labels: ``(n,)`` whole numbers, negative where unknown; some are known in each part of the episodes
+    :param episodes: ``(n,)`` numbers of the episodes
+    :raises ValueError: for fewer than four episodes
+    """
+    predicted, true = _predict(features, labels, episodes, weighted_f1)
+    majority = np.unique(true, return_counts=True)[1].max() / len(true)
+    return LabelScore(weighted_f1(predicted, true), float((predicted == true).mean()), float(majority))
 
 
 def linear_f1(features: np.ndarray, labels: np.ndarray, episodes: np.ndarray) -> float:
@@ -30,8 +62,7 @@ def linear_f1(features: np.ndarray, labels: np.ndarray, episodes: np.ndarray) ->
     :param episodes: ``(n,)`` numbers of the episodes
     :raises ValueError: for fewer than four episodes
     """
-    predicted, true = _predict(features, labels, episodes, weighted_f1)
-    return weighted_f1(predicted, true)
+    return score_labels(features, labels, episodes).f1
 
 
 def linear_hits(features: np.ndarray, labels: np.ndarray, episodes: np.ndarray) -> np.ndarray:
@@ -53,9 +84,9 @@ def _predict(
     features: np.ndarray, labels: np.ndarray, episodes: np.ndarray, quality: Callable[[np.ndarray, np.ndarray], float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predictions for the test episodes, by the penalty that does best on the choosing ones, and what is true."""
-    split = split_episodes(episodes)
+    fit, choose, test = known_parts(labels, split_episodes(episodes))
     classes, codes = np.unique(labels, return_inverse=True)
-    mean, std = features[split.fit].mean(0), features[split.fit].std(0)
+    mean, std = features[fit].mean(0), features[fit].std(0)
     x = th.as_tensor((features - mean) / np.maximum(std, 1e-6)).float()
     y = th.as_tensor(codes).long()
 
@@ -66,10 +97,19 @@ def _predict(
         last = weights, bias = _fit(x[fit], y[fit], len(classes), penalty, last)
         return np.asarray((x[rows] @ weights + bias).argmax(1).numpy())
 
-    choose = split.choose
     strong_first = sorted(PENALTIES, reverse=True)
-    best = max(strong_first, key=lambda penalty: quality(predicted(split.fit, choose, penalty), codes[choose]))
-    return predicted(split.train, split.test, best), codes[split.test]
+    best = max(strong_first, key=lambda penalty: quality(predicted(fit, choose, penalty), codes[choose]))
+    return predicted(fit | choose, test, best), codes[test]
+
+
+def known_parts(labels: np.ndarray, split: EpisodeSplit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    :param labels: ``(n,)``, negative where unknown
+    :param split: of their episodes
+    :return: ``(n,)`` bool, the rows with a label to fit to, to choose by, and to test on
+    """
+    known = labels >= 0
+    return split.fit & known, split.choose & known, split.test & known
 
 
 def _fit(
@@ -107,6 +147,7 @@ def weighted_f1(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def entropy(labels: np.ndarray) -> float:
-    """In nats, of the labels' frequencies."""
-    share = np.unique(labels, return_counts=True)[1] / len(labels)
+    """In nats, of the known labels' frequencies."""
+    counts = np.unique(labels[labels >= 0], return_counts=True)[1]
+    share = counts / counts.sum()
     return float(-(share * np.log(share)).sum())

@@ -29,7 +29,7 @@ from crl.metrics import effective_rank
 from crl.probe import pictures
 from crl.probe.episodes import ProbeData, ProbeError, collect
 from crl.probe.features import conv_features, fit_supervised, output_features, pixel_pca
-from crl.probe.labels import MIN_ENTROPY, entropy, linear_f1
+from crl.probe.labels import MIN_ENTROPY, LabelScore, entropy, known_parts, score_labels
 from crl.probe.linear import ridge_r2, split_episodes, varying
 from crl.probe.partners import draw_partner_pictures, partner_rows, partner_table, probe_partners
 from crl.probe.retrieval import retrieval_top1
@@ -203,8 +203,10 @@ def _supervised(
 
 
 def _labels(data: ProbeData) -> dict[str, np.ndarray]:
-    """Discrete variables that vary enough to be asked for."""
-    return {name: column for name, column in data.labels.items() if entropy(column) > MIN_ENTROPY}
+    """Discrete variables that vary enough to be asked for, and are known in each part of the episodes."""
+    split = split_episodes(data.episodes)
+    known = {name: all(part.any() for part in known_parts(column, split)) for name, column in data.labels.items()}
+    return {name: column for name, column in data.labels.items() if known[name] and entropy(column) > MIN_ENTROPY}
 
 
 def measure(
@@ -250,7 +252,9 @@ def _probe(features: np.ndarray, data: ProbeData, asked: np.ndarray, counted: np
         result["r2"] = float(r2[counted].mean()) if counted.any() else None
     labels = _labels(data)
     if labels:
-        result["f1_by_label"] = {name: linear_f1(features, column, data.episodes) for name, column in labels.items()}
+        scores = {name: score_labels(features, column, data.episodes) for name, column in labels.items()}
+        for kind in LabelScore._fields:
+            result[f"{kind}_by_label"] = {name: getattr(score, kind) for name, score in scores.items()}
         result["f1"] = float(np.mean(list(result["f1_by_label"].values())))
     return result
 
@@ -300,7 +304,8 @@ def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
                 row |= {"top1": found["retrieval"]["top1"], "chance": found["retrieval"]["chance"]}
                 row |= {key: found[key] for key in ("effective_rank", "std_mean", "std_min", "collapsed_dimensions")}
             row |= {f"r2_{state}": value for state, value in probe.get("r2_by_state", {}).items()}
-            row |= {f"f1_{label}": value for label, value in probe.get("f1_by_label", {}).items()}
+            for kind in LabelScore._fields:
+                row |= {f"{kind}_{label}": value for label, value in probe.get(f"{kind}_by_label", {}).items()}
             rows.append(row)
     return rows
 

@@ -8,6 +8,7 @@ from crl.envs import make_env
 from crl.envs.episode_seeds import episode_seed
 from crl.probe import episodes as module
 from crl.probe.episodes import PROBE_SEED, ProbeError, collect, image_box
+from crl.probe.labels import UNKNOWN
 from crl.runs.evaluation import EVALUATION_SEED
 
 CONFIG = {"env": {"id": "toy/reach", "kwargs": {}}}
@@ -93,6 +94,23 @@ def test_labels_and_dict_observations(monkeypatch):
     assert data.labels["score"].tolist() == [0, 1, 1] * 4 and data.states.shape == (12, 0) and data.names == []
     assert data.images[:, 0, 0, 0].tolist() == [1, 2, 3] * 4
     assert image_box(spaces.Dict(a=spaces.Box(0, 1, (2,)), b=make_env("toy/reach").observation_space)).shape == (9, 32, 32)
+
+
+class Goals(Short):
+    """Unlocks sub-goals in given steps."""
+
+    UNLOCKED = {2: [1], 3: [], 5: [0, 2]}
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"subgoals": np.isin(np.arange(3), self.UNLOCKED.get(self.t, []))}
+
+
+def test_the_next_sub_goal_is_told_in_hindsight(monkeypatch):
+    """Of each episode alone, without what was unlocked in the very step that led to the picture."""
+    monkeypatch.setattr(module, "make_env", lambda *args, **kwargs: Goals(6))
+    data = collect(Still(), CONFIG, 4)
+    assert data.labels["next_subgoal"].tolist() == [1, 0, 0, 0, -1, -1] * 4 and UNKNOWN == -1
 
 
 def test_episodes_of_one_step(monkeypatch):

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from crl.augment import RandomShift
 from crl.encoders import ModelEncoder, PixelEncoder
 from crl.probe.features import conv_features, fit_supervised, output_features, pixel_pca
-from crl.probe.labels import linear_f1
+from crl.probe.labels import UNKNOWN, linear_f1
 from crl.probe.linear import ridge_r2, split_episodes
 
 SPACE = spaces.Box(0, 255, (3, 12, 12), np.uint8)
@@ -68,6 +68,22 @@ def test_supervision_teaches_labels():
     for column in labels.values():
         low, high = (linear_f1(output_features(model, images), column, episodes) for model in (random, trained))
         assert high > low + 0.1 and high > 0.85
+
+
+def test_rows_without_a_label_teach_nothing_of_it():
+    images, _, episodes = squares(80)
+    rows = split_episodes(episodes).train
+    right = np.random.default_rng(0).integers(0, 3, 80)
+    unknown = np.arange(80) % 3 == 0
+    other = images.clone()
+    other[th.as_tensor(unknown)] = 0
+    made = []
+    for pixels in (images, other):
+        th.manual_seed(0)
+        labels = {"right": np.where(unknown, UNKNOWN, right)}
+        made.append(fit_supervised(encoder(), pixels, labels, rows, seed=0, updates=3, augment=RandomShift(1)).state_dict())
+    for name, value in made[0].items():
+        assert th.allclose(value, made[1][name], atol=1e-6)
 
 
 def test_supervision_never_sees_test_images():

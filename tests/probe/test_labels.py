@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from crl.probe.labels import entropy, linear_f1, weighted_f1
+from crl.probe.labels import UNKNOWN, entropy, linear_f1, linear_hits, score_labels, weighted_f1
 
 EPISODES = np.repeat(np.arange(12), 25)
 
@@ -39,3 +39,19 @@ def test_fingerprints_of_episodes_do_not_leak():
 def test_entropy():
     assert entropy(np.zeros(5)) == pytest.approx(0.0)
     assert entropy(np.array([0, 1, 2, 3])) == pytest.approx(np.log(4))
+
+
+def test_rows_without_label_are_left_out():
+    """The same as if they were not there, whatever their features."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 6))
+    labels = (x @ rng.normal(size=(6, 3))).argmax(1)
+    known = rng.random(300) < 0.7
+    hidden = np.where(known, labels, UNKNOWN)
+    spoilt = np.where(known[:, None], x, 1e6)
+    score = score_labels(spoilt, hidden, EPISODES)
+    assert score == score_labels(x[known], labels[known], EPISODES[known]) and score.f1 > 0.9
+    hits = linear_hits(spoilt, hidden, EPISODES)
+    assert len(hits) == known[EPISODES >= 9].sum() and score.accuracy == hits.mean() > 0.9
+    assert score.majority == np.bincount(labels[known & (EPISODES >= 9)]).max() / len(hits)
+    assert entropy(hidden) == entropy(labels[known])
