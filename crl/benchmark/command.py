@@ -152,9 +152,8 @@ def print_forecast(work: Bench) -> None:
     console.print(table)
     left = len(work.jobs) - work.count("finished")
     console.print(f"{len(work.jobs)} runs, {left} left, {work.workers} at a time with {work.threads} thread(s) each")
-    console.print(
-        f"about {hours / work.workers:.1f} hours" + (f", and {unknown} runs whose time was not measured" if unknown else "")
-    )
+    known = [f"about {hours / work.workers:.1f} hours"] if unknown < left else []
+    console.print(", and ".join([*known, *([f"{unknown} runs whose time was not measured"] if unknown else [])]))
 
 
 def print_results(work: Bench) -> None:

@@ -18,8 +18,8 @@ PROCESS_BYTES = 1.3e9
 
 class Forecast(NamedTuple):
     """
-    :param hours: of one run at one thread, from rows of ``measured.csv`` with the same environment (and agent, where there is
-        one); None where nothing like it was measured
+    :param hours: of one run at one thread, from rows of ``measured.csv``: of the same agent on the same environment, else of
+        others on it, else of the same agent on others of its kind (``atari/``); None where nothing like it was measured
     :param memory: bytes of one run, replay buffer included
     :param disk: bytes of one run's checkpoints: its frames, once, and a few copies of its weights
     """
@@ -59,7 +59,9 @@ def _hours(config: Mapping[str, Any], measured: Path) -> float | None:
     rows = list(csv.DictReader(measured.open())) if measured.exists() else []
     env_id, budget = config["env"]["id"], config["train"]["env_steps"]
     same_env = [row for row in rows if row["env"] == env_id]
-    best = [row for row in same_env if row["agent"] == config["agent"]] or same_env
+    kind = env_id.partition("/")[0] + "/"
+    same_agent = [row for row in rows if row["agent"] == config["agent"] and row["env"].startswith(kind)]
+    best = [row for row in same_env if row in same_agent] or same_env or same_agent
     if not best:
         return None
     rates = sorted(float(row["hours"]) / float(row["env_steps"]) for row in best)

@@ -90,6 +90,10 @@ def test_forecast(tmp_path):
     table = tmp_path / "measured.csv"
     assert forecast(cell, table).hours is None
     header, row = "agent,env,env_steps,hours\n", "{},dmc/cartpole-swingup,{},{}\n"
+    table.write_text(header + "sac,toy/reach,100000,9.0\ncurl-sac,dmc/walker-walk,100000,9.0\n")
+    assert forecast(cell, table).hours is None
+    table.write_text(header + "sac,dmc/walker-walk,50000,2.0\n")
+    assert forecast(cell, table).hours == 4.0, "of the agent on another task of DeepMind Control"
     table.write_text(header + row.format("curl-sac", 50_000, 1.0))
     assert forecast(cell, table).hours == 2.0, "of another agent on the same task, scaled"
     table.write_text(table.read_text() + row.format("sac", 100_000, 0.5))
