@@ -7,6 +7,7 @@ values as defaults where there are any, and what environments change. No torch i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class AlgorithmFields:
 class HistoryFields:
     """
     What is kept of each step of an episode, and the encoder of it. Columns are named by the environment (``env.columns``);
-    names may hold wildcards.
+    names may hold wildcards. Of images (``env.kwargs.pixels``) that is what the policy's CNN makes of them, and no columns.
     """
 
     columns: list[str] = setting([], "columns of the observation that are kept as they are")
@@ -57,6 +58,12 @@ class HistoryFields:
     width: int = setting(64, "of the transformer", low=4)
     layers: int = setting(2, "of self-attention", low=0)
     heads: int = setting(4, "of all attention", low=1)
+    image_encoder: Literal["nature", "pixel", "impala"] | None = setting(
+        None, "conv body of the policy, whose output is kept of each step; none: observations are vectors"
+    )
+    image_features: int = setting(64, "width of its output", low=1)
+    image_filters: int | None = setting(None, "of every layer of the pixel encoder; none: as published", low=1)
+    image_layers: int | None = setting(None, "convolutions of the pixel encoder; none: as published", low=1)
 
 
 @dataclass
@@ -129,6 +136,21 @@ ENV_ROWS: list[Row] = [
 #: everywhere else: all that is seen
 OTHER: dict[str, Any] = {"history.columns": ["*"]}
 
+#: With images. Images have no columns to choose: what is constant in an episode is seen too. SB3's CNN is the cheapest that
+#: sees a picture of 64x64 to its edges. Each step of the objective looks at all frames of its batch (NatureCNN: 0.1 s for 64
+#: episodes on a core), and a stored episode takes 0.6 MB: hence few of them. PPO's passes as in rl_zoo3 on Atari.
+PIXELS: dict[str, Any] = {
+    "history.columns": [],
+    "history.differences": 0.0,
+    "history.ego": None,
+    "history.others": [],
+    "history.things": [],
+    "history.image_encoder": "nature",
+    "model.batch_size": 64,
+    "model.store_size": 500,
+    "algorithm.n_epochs": 4,
+}
+
 
 def env_defaults(env_id: str) -> dict[str, Any]:
     """
@@ -139,6 +161,14 @@ def env_defaults(env_id: str) -> dict[str, Any]:
     if any(matches(env_id, pattern) for pattern in _WITHOUT) and not any(matches(env_id, pattern) for pattern in WITH_POOL):
         raise ConfigError(no_pool(env_id))
     return merge_rows(env_id, ENV_ROWS, OTHER)
+
+
+def option_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param options: of the environment
+    :return: fields by dotted path
+    """
+    return dict(PIXELS) if options.get("pixels") is True else {}
 
 
 def no_pool(env_id: str) -> str:
@@ -168,7 +198,8 @@ def check_together(config: AgentModelConfig) -> None:
         )
     if history.width % history.heads:
         raise FieldValueError(f"history.width={history.width} must be a multiple of history.heads={history.heads}")
-    if not history.columns and not history.others:
+    _check_images(config)
+    if not history.columns and not history.others and history.image_encoder is None:
         raise FieldValueError("history.columns and history.others are both empty: nothing is left to keep of a step")
     if history.others and history.ego is None:
         raise FieldValueError("history.others are seen relative to the ego agent: set history.ego")
@@ -178,10 +209,39 @@ def check_together(config: AgentModelConfig) -> None:
         raise FieldValueError(f"model.store_size={model.store_size}: room for model.min_episodes={model.min_episodes}")
 
 
+def _check_images(config: AgentModelConfig) -> None:
+    history, model = config.history, config.model
+    pixels = config.env.kwargs.get("pixels") is True
+    if not pixels and history.image_encoder is None:
+        return
+    if model.kind == "rl" or model.way == "history":
+        field = "model.kind=rl" if model.kind == "rl" else "model.way=history"
+        raise FieldValueError(
+            f"{field} encodes histories inside the policy, again for each minibatch, which is not done with images "
+            "(env.kwargs.pixels=true): set model.way=embedding and another model.kind (ppo-clam, ppo-random-model, ...), or "
+            "leave pixels out"
+        )
+    if history.image_encoder is None:
+        raise FieldValueError("history.image_encoder=none: images (env.kwargs.pixels=true) need nature, pixel or impala")
+    columns = ("columns", "differences", "ego", "others", "things")
+    given = [name for name in columns if getattr(history, name)]
+    if given:
+        raise FieldValueError(
+            f"history.{given[0]}={getattr(history, given[0])}: images have no columns, and what history.image_encoder="
+            f"{history.image_encoder} makes of them is kept; leave history.{', history.'.join(columns)} empty"
+        )
+    if history.image_encoder != "pixel" and (history.image_filters is not None or history.image_layers is not None):
+        raise FieldValueError(
+            f"history.image_encoder={history.image_encoder} has a fixed body: set history.image_filters=none and "
+            "history.image_layers=none"
+        )
+
+
 AGENT_MODEL = Family(
     config=AgentModelConfig,
     columns={},
     env_defaults=env_defaults,
     check=check_together,
+    option_defaults=option_defaults,
     builder="crl.agents.assemble_agent_model:build_agent_model",
 )

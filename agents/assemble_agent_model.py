@@ -14,7 +14,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from crl.agents.agent_model_family import no_pool
 from crl.agents.fields import ConfigError, FieldValueError
 from crl.callbacks.agent_model_callback import AgentModelCallback
+from crl.encoders import ENCODERS
 from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv
+from crl.history.layout import is_image, kept_part
 from crl.objectives.agent_model import AgentModel
 from crl.objectives.history_objective import HistoryObjective
 from crl.objectives.liam import LIAM
@@ -41,11 +43,13 @@ def build_agent_model(
         action_space=seen.action_space,
         trained=kind == "rl",
         modelled=kind != "none",
+        **_image_encoder(config.history),
     )
     fields = asdict(config.algorithm)
     name, net_arch = fields.pop("name"), fields.pop("net_arch")
     recurrent = name == "recurrent_ppo"
-    policy = ("MultiInput" if spec.way == "history" else "Mlp") + ("LstmPolicy" if recurrent else "Policy")
+    policy = "MultiInput" if isinstance(seen.observation_space, spaces.Dict) else "Mlp"
+    policy += "LstmPolicy" if recurrent else "Policy"
     model = _algorithm(name)(
         policy,
         seen,
@@ -59,6 +63,15 @@ def build_agent_model(
     names = ("batch_size", "interval", "min_episodes", "min_steps", "store_size", "learning_rate")
     callback = AgentModelCallback(objective(config.model), **{key: getattr(config.model, key) for key in names})
     return model, [callback]
+
+
+def _image_encoder(fields: HistoryFields) -> dict[str, Any]:
+    """Arguments of the extractor."""
+    if fields.image_encoder is None:
+        return {}
+    own = {"filters": fields.image_filters, "layers": fields.image_layers}
+    kwargs = {name: value for name, value in own.items() if value is not None}
+    return {"image_class": ENCODERS[fields.image_encoder], "image_kwargs": kwargs}
 
 
 def _algorithm(name: str) -> Any:
@@ -96,7 +109,7 @@ def history_spec(config: AgentModelConfig, env: VecEnv) -> HistorySpec:
     :param config: of the agent
     :param env: with a pool of partners
     :return: with columns of this environment in place of names
-    :raises ConfigError: for an environment without pool, or without vector observations
+    :raises ConfigError: for an environment without pool, and for images without an encoder of images or the reverse
     :raises FieldValueError: for names that its columns do not have
     """
     try:
@@ -104,12 +117,13 @@ def history_spec(config: AgentModelConfig, env: VecEnv) -> HistorySpec:
         env.get_attr("pool_size")
     except AttributeError as error:
         raise ConfigError(no_pool(config.env.id)) from error
-    if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
-        raise ConfigError(
-            f"{config.agent} keeps histories of vector observations, {config.env.id} with these options shows "
-            f"{env.observation_space}: leave env.kwargs.pixels out"
-        )
     fields = config.history
+    images = is_image(kept_part(env.observation_space)[1])
+    if images != (fields.image_encoder is not None):
+        raise ConfigError(
+            f"history.image_encoder={fields.image_encoder}: {config.env.id} with these options shows {env.observation_space}; "
+            + ("set history.image_encoder=nature, and no columns" if images else "set none, or env.kwargs.pixels=true")
+        )
     way: Literal["embedding", "history"] = "history" if config.model.kind == "rl" else config.model.way
     return HistorySpec(
         way,
@@ -124,6 +138,8 @@ def history_spec(config: AgentModelConfig, env: VecEnv) -> HistorySpec:
         width=fields.width,
         layers=fields.layers,
         heads=fields.heads,
+        image_features=fields.image_features if images else 0,
+        n_stack=config.env.kwargs.get("n_stack", 1) if images else 1,
     )
 
 

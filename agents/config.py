@@ -66,7 +66,15 @@ class TrainFields:
 
 #: fields that earlier configurations lack, and the values that say what those runs did. At these values they are no part of
 #: a configuration's hash, so that what was measured before still counts as measured.
-ADDED_FIELDS: dict[str, Any] = {"train.final_episodes": None, "train.eval_envs": 1, "objective.temperature": None}
+ADDED_FIELDS: dict[str, Any] = {
+    "train.final_episodes": None,
+    "train.eval_envs": 1,
+    "objective.temperature": None,
+    "history.image_encoder": None,
+    "history.image_features": 64,
+    "history.image_filters": None,
+    "history.image_layers": None,
+}
 
 
 def check_images(env: EnvFields, policy: EncoderFields, replay: ReplayFields) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ class Family:
     :param env_defaults: environment id to the fields that it changes; raises ConfigError for one that the algorithm cannot
         learn on
     :param check: raises FieldValueError for fields that are right one by one and wrong together
+    :param option_defaults: options of the environment (``env.kwargs``) to the fields that they change
     :param builder: ``module:function``, imported when an agent is built; called with config, env, seed, device,
         tensorboard_log and verbose, returns the agent and its callbacks
     """
@@ -27,3 +28,4 @@ class Family:
     env_defaults: Callable[[str], dict[str, Any]]
     check: Callable[[Any], None]
     builder: str
+    option_defaults: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda options: {}

@@ -10,7 +10,7 @@ differ from their parent in exactly one named field.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from crl.agents.config import ADDED_FIELDS
 from crl.agents.drqv2_family import DRQV2
 from crl.agents.env_defaults import matches
 from crl.agents.family import Family
-from crl.agents.fields import ConfigError, FieldValueError, field_paths, set_field
+from crl.agents.fields import ConfigError, FieldValueError, field_paths, free_value, set_field
 from crl.agents.function_family import FUNCTION, is_function
 from crl.agents.ppo_family import PPO
 from crl.agents.rainbow_family import DER_DOPAMINE, DRQ_EPS, ON_TOY, RAINBOW, SPR, WEAK_CONTRAST
@@ -202,7 +202,8 @@ def resolve(agent: str, env_id: str, overrides: Mapping[str, Any] | None = None)
     """
     The complete configuration of an agent on an environment. Needs neither torch nor SB3.
 
-    Later layers win: published defaults, the recipe's column, the environment's table, the recipe's changes, overrides.
+    Later layers win: published defaults, the recipe's column, the environment's table, what options of the environment change,
+    the recipe's changes, overrides.
 
     :param agent: name of a recipe; or ``file.py:function`` or ``module:function``, see
         :class:`crl.agents.function_family.FunctionConfig`
@@ -224,6 +225,7 @@ def resolve(agent: str, env_id: str, overrides: Mapping[str, Any] | None = None)
         layers += [dict(recipe.changes)]
         layers += [{path: value} for pattern, path, value in recipe.env_changes if matches(env_id, pattern)]
     layers.append(overrides or {})
+    layers.insert(2, family.option_defaults(_options(layers)))
     config.env.id = env_id
     for fields in layers:
         for path, value in fields.items():
@@ -232,6 +234,13 @@ def resolve(agent: str, env_id: str, overrides: Mapping[str, Any] | None = None)
             set_field(config, path, value)
     family.check(config)
     return plain(asdict(config))
+
+
+def _options(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Options of the environment that the layers set, by name."""
+    prefix = "env.kwargs."
+    fields = [(path, value) for layer in layers for path, value in layer.items() if path.startswith(prefix)]
+    return {path.removeprefix(prefix): free_value(value) for path, value in fields}
 
 
 def family_of(agent: str) -> Family:

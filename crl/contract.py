@@ -143,7 +143,8 @@ class SequenceBatch:
 class EpisodeBatch(SequenceBatch):
     """
     ``batch`` whole episodes with others, T being the length of the longest. Observations are vectors, float32,
-    ``(batch, T + 1, n)``. What the environment tells of the others is None unless an objective asked for it.
+    ``(batch, T + 1, n)``; of an agent that sees images, what its encoder makes of them. What the environment tells of the
+    others is None unless an objective asked for it.
 
     :param partner_id: ``(batch,)`` int64, which of the pool it was, from 0 on
     :param partner_actions: ``(batch, T, others)`` int64, what they did at step t

@@ -53,6 +53,19 @@ class Matching(gym.Env):
         return self._observe(), float(action == did), over and not self.truncate, over and self.truncate, self._info(did)
 
 
+class Drawn(Matching):
+    """The same as a picture, 12x12: a number a column, two pixels wide."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+
+    def render(self):
+        picture = np.zeros((12, 12, 3), dtype=np.uint8)
+        for column, value in enumerate(self._observe()):
+            picture[:, 2 * column : 2 * column + 2, column % 3] = round(127.5 * (value + 1))
+        return picture
+
+
 class NoInfo(gym.Wrapper):
     """Strips infos."""
 

@@ -11,8 +11,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from crl.callbacks.attachment import isolated_random
+from crl.callbacks.episode_features import with_features
 from crl.callbacks.stateful import SavedCallback
+from crl.contract import EpisodeBatch
 from crl.history import HistoryExtractor, HistoryVecEnv, history_extractor
+from crl.history.layout import batch_of_one
 from crl.metrics import effective_rank, embedding_std
 from crl.networks import faster
 from crl.objectives.history_objective import HistoryObjective, PartnerSpaces
@@ -27,6 +30,11 @@ class AgentModelCallback(SavedCallback):
     The encoder that is trained is this callback's. What the agent acts on is a copy of its EMA, which is set at the start of a
     rollout and at the end of training, and at no other time: values and log-probabilities of a rollout and the updates that
     follow see one and the same encoder, so that PPO's first ratio is exactly 1. No gradient of the agent reaches either.
+
+    Of images, frames are stored, once each, and what the policy's CNN makes of them is computed for each step of the objective
+    by the CNN as it is then. No gradient of the objective reaches the CNN. For the histories that are acted on it is computed
+    as frames come, and at each start of a rollout once more from the beginning, since the agent's updates have moved the CNN:
+    all rows of a history are of one CNN.
 
     Logged under ``repr/``, once a rollout: ``<objective>_loss`` and what else the objective measures, ``_embedding_std`` and
     ``_effective_rank`` of the acting encoder on whole episodes, ``_n_updates``, ``_episodes``.
@@ -106,7 +114,7 @@ class AgentModelCallback(SavedCallback):
             )
         self._env, self._extractor = env, extractor
         if extractor.spec.way == "embedding":
-            env.bind(extractor.encoder)
+            env.bind(extractor.encoder, extractor.see if extractor.of_images else None)
         if self._rng is None:
             seed = self.seed if self.seed is not None else model.seed
             self._rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
@@ -136,7 +144,7 @@ class AgentModelCallback(SavedCallback):
         """Of environments whose episode the store does not know: at the start, and after a reset by somebody else."""
         if self.store is None:
             return
-        obs = self._env.window.raw(self.model._last_obs)
+        obs = self._env.window.stored(self.model._last_obs)
         infos = self._env.unwrapped.reset_infos
         for index in range(self._env.num_envs):
             if not self.store.is_open(index) or not np.array_equal(self.store.last_obs(index), obs[index]):
@@ -148,10 +156,10 @@ class AgentModelCallback(SavedCallback):
         if self.store is None:
             return True
         step = self.locals
-        obs = self._env.window.raw(step["new_obs"])
+        obs = self._env.window.stored(step["new_obs"])
         actions = self._env.window.rows.stored_actions(step.get("clipped_actions", step["actions"]))
         for index, (done, info) in enumerate(zip(step["dones"], step["infos"], strict=True)):
-            led = self._env.window.raw(_batch_of_one(info["terminal_observation"]))[0] if done else obs[index]
+            led = self._env.window.stored(batch_of_one(info["terminal_observation"]))[0] if done else obs[index]
             cut = bool(done and info.get("TimeLimit.truncated", False))
             reward = float(step["rewards"][index])
             self.store.add(index, actions[index].copy(), reward, led.copy(), bool(done) and not cut, cut, info)
@@ -161,11 +169,12 @@ class AgentModelCallback(SavedCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        if self._train():
+        # the agent's updates have moved the CNN, whether the objective was due or not
+        if self._train() or self._extractor.of_images:
             self._sync()
 
     def _on_training_end(self) -> None:
-        if self._train():
+        if self._train() or self._extractor.of_images:
             self._sync()
 
     def _train(self) -> bool:
@@ -189,7 +198,7 @@ class AgentModelCallback(SavedCallback):
         assert self.objective is not None and self.store is not None and self.optimizer is not None
         assert self._rng is not None
         n = min(self.batch_size, len(self.store))
-        batch = self.store.draw(n, self._rng, self.model.device, self._generator)
+        batch = self._seen(self.store.draw(n, self._rng, self.model.device, self._generator))
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss, metrics = self.objective.loss(batch)
@@ -199,8 +208,16 @@ class AgentModelCallback(SavedCallback):
         self.n_updates += 1
         return metrics
 
+    def _seen(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """Stored episodes as the objective takes them: vectors."""
+        extractor = self._extractor
+        return with_features(batch, extractor.see, extractor.spec.n_stack) if extractor.of_images else batch
+
     def _sync(self) -> None:
-        """The acting encoder becomes the EMA as it is now, and the observations that wait are embedded by it."""
+        """
+        The acting encoder becomes the EMA as it is now, and the observations that wait are embedded by it; of images, from
+        rows that the CNN as it is now makes of the whole history.
+        """
         if self.objective is not None:
             assert self._extractor.encoder is not None
             self._extractor.encoder.load_state_dict(self.objective.target.state_dict())
@@ -212,7 +229,7 @@ class AgentModelCallback(SavedCallback):
         assert self.objective is not None and self.store is not None and self._rng is not None
         name = self.objective.name
         some = np.arange(max(0, len(self.store) - self.batch_size), len(self.store))
-        rows, lengths = self.objective.rows_of(self.store.episodes(some, self.model.device))
+        rows, lengths = self.objective.rows_of(self._seen(self.store.episodes(some, self.model.device)))
         z = self.objective.target.encode_prefixes(rows, lengths)
         metrics = {**metrics, "embedding_std": embedding_std(z), "effective_rank": effective_rank(z)}
         for key, value in metrics.items():
@@ -293,7 +310,3 @@ def _find_history_env(env: VecEnv | None) -> HistoryVecEnv | None:
     while env is not None and not isinstance(env, HistoryVecEnv):
         env = env.venv if isinstance(env, VecEnvWrapper) else None
     return env
-
-
-def _batch_of_one(obs: Any) -> Any:
-    return {key: part[None] for key, part in obs.items()} if isinstance(obs, dict) else obs[None]

@@ -12,7 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from crl.contract import EpisodeBatch
 from crl.envs import make_vec_env
-from crl.history import HistoryVecEnv, seen_by
+from crl.history import HistoryVecEnv, history_extractor, seen_by
+from crl.history.layout import batch_of_one
 from crl.networks.history_encoder import HistoryEncoder
 from crl.objectives.history_objective import PartnerSpaces
 from crl.objectives.partner_id import PartnerId
@@ -30,7 +31,7 @@ Ego = Literal["agent", "random"]
 @dataclass
 class PartnerData:
     """
-    :param batch: whole episodes, with ``partner_id``
+    :param batch: whole episodes, with ``partner_id``; of an agent that sees images, with what its CNN makes of them
     :param lengths: ``(n,)`` observations of each, the last one included
     :param returns: ``(n,)``
     :param partners: ``(n,)`` ids
@@ -72,7 +73,13 @@ def collect_with_partners(
         config["env"]["id"], seed=PROBE_SEED + seed, n_envs=n_envs, evaluation=True, **config["env"]["kwargs"]
     )
     env: HistoryVecEnv = seen_by(model, plain)
-    window = env.window
+    window, extractor = env.window, history_extractor(model)
+    see = extractor.see if extractor is not None and extractor.of_images else None
+
+    def vectors(seen: Any) -> np.ndarray:
+        raw = window.raw(seen)
+        return raw if see is None else np.asarray(see(th.as_tensor(raw)).cpu().numpy())
+
     if ego == "random":
         env.bind(None)  # nobody looks
     quota = [episodes // n_envs + (index < episodes % n_envs) for index in range(n_envs)]
@@ -84,25 +91,26 @@ def collect_with_partners(
         infos: Any = env.unwrapped.reset_infos
         if "partner_id" not in infos[0]:
             raise ProbeError(f"{config['env']['id']} does not give info['partner_id']: there is nobody to identify")
+        kept = vectors(obs)
         for index in range(n_envs):
-            stores[index].begin(0, window.raw(obs)[index].copy(), infos[index])
+            stores[index].begin(0, kept[index].copy(), infos[index])
         while any(store.n_added < store.size for store in stores):
             if ego == "agent":
                 actions, state = model.predict(obs, state=state, episode_start=begins, deterministic=True)  # type: ignore[arg-type]
             else:
                 actions = np.array([_draw(env.action_space, rng) for _ in range(n_envs)])
             obs, rewards, begins, infos = env.step(actions)
-            raw, done = window.raw(obs), window.rows.stored_actions(actions)
+            kept, done = vectors(obs), window.rows.stored_actions(actions)
             for index, store in enumerate(stores):
                 if store.n_added == store.size:
                     continue
                 over = bool(begins[index])
                 last = infos[index]["terminal_observation"] if over else None
-                led = raw[index] if last is None else _raw(window, last)
+                led = kept[index] if last is None else vectors(batch_of_one(last))[0]
                 store.add(0, done[index], float(rewards[index]), led.copy(), over, False, infos[index])
                 if over:
                     advance()
-                    store.begin(0, raw[index].copy(), env.unwrapped.reset_infos[index])
+                    store.begin(0, kept[index].copy(), env.unwrapped.reset_infos[index])
     finally:
         env.close()
     return _join(stores, names)
@@ -113,11 +121,6 @@ def _draw(space: Any, rng: np.random.Generator) -> Any:
     if hasattr(space, "n"):
         return int(space.start) + int(rng.integers(space.n))
     return rng.uniform(space.low, space.high).astype(space.dtype)
-
-
-def _raw(window: Any, obs: Any) -> np.ndarray:
-    one = {key: part[None] for key, part in obs.items()} if isinstance(obs, dict) else obs[None]
-    return np.asarray(window.raw(one)[0])
 
 
 def _join(stores: list[EpisodeStore], names: list[str]) -> PartnerData:

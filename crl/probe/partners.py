@@ -1,6 +1,7 @@
 """
 ``crl probe`` of agents that model others: how soon the encoder of histories tells who the partner is, beside a random encoder
-of the same architecture and one trained on the ids; and the return with each partner.
+of the same architecture and one trained on the ids; and the return with each partner. Of agents that see images, all three
+look at the output of the agent's own CNN: what is compared is the encoder of histories.
 """
 
 from __future__ import annotations

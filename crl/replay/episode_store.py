@@ -1,7 +1,8 @@
-"""Whole episodes of vector observations, of on-policy agents that share their world with others."""
+"""Whole episodes of on-policy agents that share their world with others: vectors, or frames."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ class EpisodeStore:
     """
     The last finished episodes, of any length, and for each environment the one that is going on, across rollouts. An episode
     enters when it ends; too short ones do not. Nothing of two episodes ever lies together.
+
+    Observations are vectors, float32 ``(n,)``, or frames, uint8 ``(channels, height, width)``: one at each step, not stacks.
 
     :param size: episodes that are kept
     :param n_envs: parallel environments
@@ -53,7 +56,7 @@ class EpisodeStore:
         A new episode; one that is not over is dropped.
 
         :param index: of the environment
-        :param obs: ``(n,)``, of its reset
+        :param obs: ``(n,)`` or ``(channels, height, width)``, of its reset
         :param info: of its reset
         """
         open_episode: dict[str, list[Any]] = {name: [] for name in ("obs", "actions", "rewards", *self.told)}
@@ -67,7 +70,7 @@ class EpisodeStore:
         return self._open[index] is not None
 
     def last_obs(self, index: int) -> np.ndarray:
-        """``(n,)``, the newest observation of the episode that is going on there."""
+        """The newest observation of the episode that is going on there, as it was given."""
         episode = self._open[index]
         if episode is None:
             raise RuntimeError(f"environment {index} has no episode: call begin() after each reset")
@@ -89,7 +92,7 @@ class EpisodeStore:
         :param index: of the environment
         :param action: ``(action_dim,)``
         :param reward: of the step
-        :param next_obs: ``(n,)`` the observation that it led to, at the end the true last one
+        :param next_obs: the observation that it led to, at the end the true last one
         :param terminated: the episode ended in a terminal state
         :param truncated: the episode was cut off
         :param info: of the step
@@ -191,10 +194,10 @@ class EpisodeStore:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Stored episodes and those that are going on."""
+        """Stored episodes and those that are going on; frames are packed."""
         return {
             "told": list(self.told),
-            "arrays": {name: array[: len(self)].copy() for name, array in self.arrays.items()},
+            "arrays": {name: _packed(array[: len(self)]) for name, array in self.arrays.items()},
             "lengths": self.lengths[: len(self)].copy(),
             "n_added": self.n_added,
             "open": [None if e is None else {name: list(values) for name, values in e.items()} for e in self._open],
@@ -212,12 +215,26 @@ class EpisodeStore:
                 f"of infos, this one is for {self.size} of {self.n_envs} with {list(self.told) or 'none'}"
             )
         self.arrays = {}
-        for name, array in state["arrays"].items():
+        for name, saved in state["arrays"].items():
+            array = _unpacked(saved)
             self.arrays[name] = np.zeros((self.size, *array.shape[1:]), dtype=array.dtype)
             self.arrays[name][:n] = array
         self.lengths[:n] = state["lengths"]
         self.n_added = state["n_added"]
         self._open = [None if e is None else {name: list(values) for name, values in e.items()} for e in state["open"]]
+
+
+def _packed(array: np.ndarray) -> Any:
+    """Frames without what repeats itself: drawn ones take a hundredth of the place, and checkpoints are written often."""
+    if array.dtype != np.uint8:
+        return array.copy()
+    return {"shape": list(array.shape), "zlib": zlib.compress(np.ascontiguousarray(array).data, 1)}
+
+
+def _unpacked(saved: Any) -> np.ndarray:
+    if not isinstance(saved, dict):
+        return np.asarray(saved)
+    return np.frombuffer(zlib.decompress(saved["zlib"]), dtype=np.uint8).reshape(saved["shape"])
 
 
 def _told(info: dict[str, Any] | None, name: str) -> np.ndarray:

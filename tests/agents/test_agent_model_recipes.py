@@ -41,6 +41,14 @@ SMALL = {
     "train.eval_episodes": 4,
     "train.eval_envs": 2,
 }
+PIXELS = {
+    "env.kwargs.pixels": True,
+    "env.kwargs.size": 16,
+    "history.image_encoder": "pixel",
+    "history.image_features": 8,
+    "history.image_filters": 4,
+    "history.image_layers": 2,
+}
 
 
 def difference(a, b):
@@ -76,7 +84,7 @@ def test_an_environment_that_turns_out_to_have_no_pool():
     [
         ({"history.columns": ["enemy*"], "history.others": []}, "columns are .*partner0_row"),
         ({"history.others": ["enemy*"]}, "columns are .*partner0_row"),
-        ({"env.kwargs.pixels": True}, "vector observations"),
+        ({"history.image_encoder": "nature", "history.ego": None, "history.others": [], "history.things": []}, "set none"),
     ],
 )
 def test_what_only_the_environment_can_tell(fields, words):
@@ -103,6 +111,64 @@ def test_what_only_the_environment_can_tell(fields, words):
 def test_wrong_values(fields, words):
     with pytest.raises(FieldValueError, match=words):
         resolve("ppo-clam", LBF, fields)
+
+
+def test_what_pixels_change():
+    """Explicit in the configuration: no columns, a CNN, fewer episodes; and arms still differ in one field."""
+    seen = {"env.kwargs.pixels": True}
+    for env_id in (LBF, TAG):
+        config, plain = (resolve("ppo-clam", env_id, overrides) for overrides in (seen, {}))
+        assert config["history"]["image_encoder"] == "nature" and plain["history"]["image_encoder"] is None
+        assert not any(config["history"][name] for name in ("columns", "differences", "ego", "others", "things"))
+        assert config["model"]["batch_size"] == 64 and config["model"]["store_size"] == 500
+        assert difference(config, plain) <= {"env.kwargs.pixels", "algorithm.n_epochs"} | {
+            path for path in flatten(config) if path.startswith(("history.", "model."))
+        }
+        for name, kind in ARMS.items():
+            if kind != "rl":
+                assert difference(resolve(name, env_id, seen), config) == {"model.kind"}
+    assert resolve("ppo-clam", LBF, {"env.kwargs.pixels": "true", "model.batch_size": "32"})["model"]["batch_size"] == 32
+    assert resolve("ppo-clam", LBF, {"env.kwargs.pixels": False})["history"] == resolve("ppo-clam", LBF)["history"]
+    assert resolve("a2c-clam", LBF, seen)["algorithm"]["n_epochs"] is None
+
+
+@pytest.mark.parametrize(
+    "agent, fields, words",
+    [
+        ("ppo-history", {}, "model.kind=rl.*another model.kind"),
+        ("ppo-clam", {"model.way": "history"}, "model.way=embedding"),
+        ("ppo-clam", {"history.columns": "partner*"}, "no columns"),
+        ("ppo-clam", {"history.differences": 1.0}, "no columns"),
+        ("ppo-clam", {"history.image_encoder": None}, "need nature"),
+        ("ppo-clam", {"history.image_layers": 2}, "fixed body"),
+    ],
+)
+def test_wrong_values_with_pixels(agent, fields, words):
+    with pytest.raises(FieldValueError, match=words):
+        resolve(agent, LBF, {"env.kwargs.pixels": True, **fields})
+
+
+def test_images_without_the_option_are_seen_by_the_environment_alone():
+    """An environment that shows pictures by itself."""
+    config = resolve("ppo-clam", LBF, SMALL)
+    with pytest.raises(ConfigError, match=r"history.image_encoder=nature, and no columns"):
+        build(config, make_vec_env(LBF, n_envs=4, pixels=True, size=16), seed=0, device="cpu")
+
+
+@pytest.mark.parametrize("agent", ["ppo-clam", "ppo-liam", "ppo-oracle", "recurrent-ppo-clam"])
+def test_arms_learn_and_act_from_pixels(agent):
+    config = resolve(agent, LBF, {**SMALL, **PIXELS, "env.kwargs.time_limit": 12, "env.kwargs.n_stack": 2})
+    env = make_vec_env(LBF, n_envs=4, **config["env"]["kwargs"])
+    model, (callback,) = build(config, env, seed=0, device="cpu")
+    model.learn(4 * 12 + 64, callback=callback)
+    assert (callback.n_updates > 0) == (agent != "ppo-oracle")
+    one = seen_by(model, make_env(LBF, seed=0, **config["env"]["kwargs"]))
+    obs, _ = one.reset()
+    assert one.observation_space.contains(obs) and obs["image"].shape == (6, 16, 16)
+    assert model.predict(obs)[0] in range(6) and ("partner" in obs) == (agent == "ppo-oracle")
+    if callback.store is not None:
+        assert callback.store.arrays["obs"].shape[2:] == (3, 16, 16), "each frame once"
+        assert f"repr/{callback.objective.name}_effective_rank" in model.logger.name_to_value
 
 
 @pytest.mark.parametrize(
@@ -140,17 +206,21 @@ def test_lbf_keeps_no_fingerprint():
 
 
 @pytest.mark.parametrize(
-    "agent",
+    "agent, fields",
     [
-        "ppo-clam",
-        pytest.param("recurrent-ppo-clam", marks=pytest.mark.slow),
-        pytest.param("ppo-history", marks=pytest.mark.slow),
+        ("ppo-clam", {}),
+        ("ppo-clam", PIXELS),
+        pytest.param("recurrent-ppo-clam", {}, marks=pytest.mark.slow),
+        pytest.param("ppo-history", {}, marks=pytest.mark.slow),
+        pytest.param("ppo-random-model", PIXELS, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(agent, tmp_path):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(agent, fields, tmp_path):
     paths = []
     for name, pause in (("whole", None), ("halves", 192)):
-        folder = new_run(agent, LBF, SMALL, seed=3, out=tmp_path / name, steps=384, device="cpu", checkpoint_every=64)
+        folder = new_run(
+            agent, LBF, {**SMALL, **fields}, seed=3, out=tmp_path / name, steps=384, device="cpu", checkpoint_every=64
+        )
         try:
             train(folder, show_progress=False, pause_at=pause)
         except Stopped:

@@ -1,15 +1,19 @@
-"""Small agents that model the others of a matching game."""
+"""Small agents that model the others of a matching game, which they see as vectors or as pictures."""
 
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from crl.callbacks.agent_model_callback import AgentModelCallback
+from crl.encoders import PixelEncoder
+from crl.envs.agent_pool import OracleObservation
 from crl.envs.episode_seeds import EpisodeSeeds
 from crl.envs.monitor import ResumableMonitor
+from crl.envs.wrappers import PixelStack
 from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv
 from crl.objectives.agent_model import AgentModel
 
-from ..matching import Matching
+from ..matching import Drawn, Matching
 
 
 def make_env(way="embedding", n_envs=3, wrap=lambda env: env, length=20, **kwargs):
@@ -20,15 +24,30 @@ def make_env(way="embedding", n_envs=3, wrap=lambda env: env, length=20, **kwarg
     return HistoryVecEnv(DummyVecEnv([make(index) for index in range(n_envs)]), spec)
 
 
+def drawn(n_stack=1, oracle=False, **kwargs):
+    env = PixelStack(Drawn(**kwargs), n_stack)
+    return OracleObservation(env) if oracle else env
+
+
+def make_image_env(n_envs=3, wrap=lambda env: env, length=20, n_stack=1, **kwargs):
+    def make(index):
+        return lambda: ResumableMonitor(EpisodeSeeds(wrap(drawn(n_stack, **kwargs)), 0, index))
+
+    spec = HistorySpec(length=length, embed_dim=4, width=8, layers=1, heads=2, image_features=6, n_stack=n_stack)
+    return HistoryVecEnv(DummyVecEnv([make(index) for index in range(n_envs)]), spec)
+
+
 def make_model(algorithm=PPO, env=None, policy=None, seed=0, trained=False, modelled=True, **kwargs):
     env = env or make_env()
     extractor = dict(
         spec=env.spec, base_space=env.base_space, action_space=env.action_space, trained=trained, modelled=modelled
     )
+    if env.spec.image_features:
+        extractor |= dict(image_class=PixelEncoder, image_kwargs=dict(filters=4, layers=2))
     if algorithm is PPO:
         kwargs = {"batch_size": 24, "n_epochs": 2, **kwargs}
     return algorithm(
-        policy or ("MlpPolicy" if env.spec.way == "embedding" else "MultiInputPolicy"),
+        policy or ("MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"),
         env,
         n_steps=kwargs.pop("n_steps", 16),
         policy_kwargs=dict(net_arch=[8], features_extractor_class=HistoryExtractor, features_extractor_kwargs=extractor),

@@ -135,14 +135,16 @@ def test_returns_and_table(tmp_path, one_penalty):
 
 
 @pytest.mark.slow
-def test_probe_of_a_run(tmp_path):
+@pytest.mark.parametrize("pixels", [False, True])
+def test_probe_of_a_run(pixels, tmp_path):
     from crl.probe.report import probe_run, table
     from crl.runs.run import new_run, train
 
-    from ..agents.test_agent_model_recipes import LBF, SMALL
+    from ..agents.test_agent_model_recipes import LBF, PIXELS, SMALL
 
     for agent in ("ppo-clam", "ppo-nam"):
-        folder = new_run(agent, LBF, SMALL, seed=3, out=tmp_path / agent, steps=128, device="cpu", checkpoint_every=0)
+        fields = {**SMALL, **(PIXELS if pixels else {})}
+        folder = new_run(agent, LBF, fields, seed=3, out=tmp_path / agent, steps=128, device="cpu", checkpoint_every=0)
         train(folder, show_progress=False)
         report = probe_run(folder, episodes=32, supervised_updates=2)
         written = json.loads((folder.path / "probe" / "step000000000128" / "probe.json").read_text())
@@ -150,6 +152,32 @@ def test_probe_of_a_run(tmp_path):
         assert ("trained" in written["identification"]["agent"]["accuracy"]) == (agent == "ppo-clam")
         assert "return with" in table(report)
         assert (folder.path / "probe" / "step000000000128" / "partners.png").is_file()
+
+
+def test_pictures_are_kept_as_what_the_cnn_makes_of_them():
+    from crl.agents import build, resolve
+    from crl.envs import make_vec_env
+    from crl.history import history_extractor, seen_by
+    from crl.probe.episodes import PROBE_SEED
+    from crl.probe.partner_data import collect_with_partners
+
+    from ..agents.test_agent_model_recipes import LBF, PIXELS, SMALL
+
+    config = resolve("ppo-clam", LBF, {**SMALL, **PIXELS, "env.kwargs.time_limit": 4})
+    options = config["env"]["kwargs"]
+    model, _ = build(config, make_vec_env(LBF, n_envs=4, **options), seed=0, device="cpu")
+    found = collect_with_partners(model, config, 4, "agent")
+    net = history_extractor(model).encoder
+    assert found.batch.obs.shape == (4, 5, 8) and found.batch.obs.dtype == th.float32
+    # what the agent acted on in the same episodes
+    env = seen_by(model, make_vec_env(LBF, seed=PROBE_SEED, n_envs=4, evaluation=True, **options))
+    obs = env.reset()
+    for seen in range(1, 5):
+        np.testing.assert_allclose(embeddings(net, found, seen), obs["embedding"], atol=1e-4)
+        obs, _, dones, infos = env.step(model.predict(obs, deterministic=True)[0])
+        assert not dones.any() or seen == 4
+    last = np.stack([info["terminal_observation"]["embedding"] for info in infos])
+    np.testing.assert_allclose(embeddings(net, found, 5), last, atol=1e-4)
 
 
 def test_nobody_to_identify():

@@ -82,6 +82,28 @@ def test_state_survives_in_mid_episode():
     assert (a.obs == b.obs).all() and (a.mask == b.mask).all() and (a.partner_id == b.partner_id).all()
 
 
+def test_frames_are_kept_as_they_are_and_saved_small():
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (6, 3, 4, 4)).astype(np.uint8)
+    first = EpisodeStore(40, 1)
+    for _ in range(30):
+        first.begin(0, frames[0])
+        for t in range(5):
+            first.add(0, np.array([t]), 0.0, frames[t + 1], t == 4, False)
+    first.begin(0, frames[3])
+    assert first.arrays["obs"].dtype == np.uint8
+    state = first.state_dict()
+    assert len(state["arrays"]["obs"]["zlib"]) < 30 * frames.nbytes / 10, "what is there thirty times is written once"
+    second = EpisodeStore(40, 1)
+    second.load_state_dict(state)
+    for one in (first, second):
+        one.add(0, np.array([1]), 1.0, frames[4], True, False)
+        batch = one.episodes(np.array([0, 29, 30]))
+        assert str(batch.obs.dtype) == "torch.uint8"
+        np.testing.assert_array_equal(batch.obs[1], frames)
+        np.testing.assert_array_equal(batch.obs[2, :2], frames[3:5])
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="at least 1"):
         EpisodeStore(0, 1)
