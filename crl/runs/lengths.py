@@ -30,6 +30,6 @@ def final_episodes(config: Mapping[str, Any]) -> int:
 
 def image_size(config: Mapping[str, Any]) -> int:
     """Side of the images that the environment gives, in pixels: as told, else each kind's own."""
-    own = {"toy/": 32, "crafter/": 64}
+    own = {"toy/": 32, "crafter/": 64, "lbf/": 64, "mpe/": 64}
     usual = next((size for prefix, size in own.items() if config["env"]["id"].startswith(prefix)), 84)
     return int(config["env"]["kwargs"].get("size", usual))
