@@ -137,8 +137,8 @@ ENV_ROWS: list[Row] = [
 OTHER: dict[str, Any] = {"history.columns": ["*"]}
 
 #: With images. Images have no columns to choose: what is constant in an episode is seen too. SB3's CNN is the cheapest that
-#: sees a picture of 64x64 to its edges. Each step of the objective looks at all frames of its batch (NatureCNN: 0.1 s for 64
-#: episodes on a core), and a stored episode takes 0.6 MB: hence few of them. PPO's passes as in rl_zoo3 on Atari.
+#: sees a picture of 64x64 to its edges. Each step of the objective looks at all frames of its batch (a third of a second of
+#: one core for 64 episodes), and a stored episode takes 0.6 MB: hence few of them. PPO's passes as in rl_zoo3 on Atari.
 PIXELS: dict[str, Any] = {
     "history.columns": [],
     "history.differences": 0.0,

@@ -116,7 +116,7 @@ class HistoryExtractor(BaseFeaturesExtractor):
         levels, landmarks. A contrast between episodes can be solved by these alone, without a look at what others do. Of
         vectors, columns are chosen; of features there are none to choose.
 
-        :param images: ``(n, channels, height, width)`` uint8, on any device; as the policy sees them
+        :param images: ``(n, channels, height, width)`` uint8, on any device; scaled as SB3's policies do by default
         :return: ``(n, image_features)`` float32 on the policy's device
         """
         cnn = self.extractors[self._image]

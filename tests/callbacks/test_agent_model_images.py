@@ -19,7 +19,7 @@ from crl.history.window import HistoryWindow
 from crl.objectives.liam import LIAM
 
 from ..matching import NoInfo
-from .agent_models import drawn, make_callback, make_image_env, make_model
+from .agent_models import drawn, make_callback, make_env, make_image_env, make_model
 from .test_agent_model_callback import Watch, same, weights
 
 
@@ -268,6 +268,23 @@ def test_goes_on_from_a_saved_state_bit_by_bit():
     assert same(weights(other.policy) | weights(going_on.objective), reference)
     a, b = callback.store.state_dict()["arrays"]["obs"], going_on.store.state_dict()["arrays"]["obs"]
     assert a["zlib"] == b["zlib"] and a["shape"] == b["shape"]
+
+
+@pytest.mark.parametrize("make", [make_env, make_image_env])
+def test_saved_callbacks_are_read_again(make, tmp_path):
+    callback, going_on = make_callback(LIAM(hidden_dim=8)), make_callback(LIAM(hidden_dim=8))
+    model = make_model(env=make())
+    model.learn(96, callback=callback)
+    going_on.load(callback.save(tmp_path / "callback"))
+    # nothing is trained before the first rollout begins
+    going_on.init_callback(model)
+    wanted, found = callback.store.state_dict(), going_on.store.state_dict()
+    assert found["n_added"] == wanted["n_added"] > 0
+    for name, array in wanted["arrays"].items():
+        assert array == found["arrays"][name] if isinstance(array, dict) else np.array_equal(array, found["arrays"][name])
+    for one, other in zip(wanted["open"], found["open"], strict=True):
+        assert all(np.array_equal(np.asarray(one[name]), np.asarray(other[name])) for name in one)
+    assert same(weights(callback.objective), weights(going_on.objective))
 
 
 IMAGE, VECTOR, DISCRETE = spaces.Box(0, 255, (3, 12, 12), np.uint8), spaces.Box(-1, 1, (5,)), spaces.Discrete(3)
