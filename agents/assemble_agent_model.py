@@ -125,6 +125,7 @@ def history_spec(config: AgentModelConfig, env: VecEnv) -> HistorySpec:
             + ("set history.image_encoder=nature, and no columns" if images else "set none, or env.kwargs.pixels=true")
         )
     way: Literal["embedding", "history"] = "history" if config.model.kind == "rl" else config.model.way
+    unit = _unit_of_places(env)
     return HistorySpec(
         way,
         fields.length,
@@ -133,7 +134,9 @@ def history_spec(config: AgentModelConfig, env: VecEnv) -> HistorySpec:
         tuple(_places(names, [] if fields.ego is None else [fields.ego], "history.ego")),
         tuple(_places(names, fields.others, "history.others")),
         tuple(_places(names, fields.things, "history.things")),
-        scale=fields.scale,
+        gone=-1.0 if unit is None else 0.0,
+        scale=fields.scale * (1.0 if unit is None else unit),
+        relative=unit is not None,
         embed_dim=fields.embed_dim,
         width=fields.width,
         layers=fields.layers,
@@ -141,6 +144,15 @@ def history_spec(config: AgentModelConfig, env: VecEnv) -> HistorySpec:
         image_features=fields.image_features if images else 0,
         n_stack=config.env.kwargs.get("n_stack", 1) if images else 1,
     )
+
+
+def _unit_of_places(env: VecEnv) -> float | None:
+    """Where places are seen from the ego agent, what their columns have to be multiplied by to be as they are elsewhere."""
+    try:
+        unit: float | None = env.get_attr("relative_unit")[0]
+    except AttributeError:
+        return None
+    return unit
 
 
 def _columns(names: Sequence[str], fields: HistoryFields) -> list[int]:

@@ -13,6 +13,8 @@ Attributes (``env.unwrapped.pool_names``, or ``vec_env.get_attr("pool_names")``)
 - ``n_partners``, ``n_partner_actions``, ``partner_observation_size``: how many partners there are, how many actions each has,
   and how long the observation of each is.
 - ``columns``: a name for each number of the vector observation.
+- ``relative_unit``, where places of others and things may be told as they are seen from the ego: what these must be multiplied
+  by to be counted as they are otherwise; None, or no such attribute: they are told as the ego's place is.
 
 Infos of every reset and step, and only they, tell about the partners (agent modelling may be scored on them, or be trained on
 them where a method says so; a policy never sees them):

@@ -154,6 +154,8 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         self._env = make(**{**gym.spec(name).kwargs, **own})
         space = self._env.observation_space[0]
         self._relative = relative
+        #: what relative places have to be multiplied by to be counted in fields; None: they are lbforaging's own
+        self.relative_unit = float(space.high[0] + 1.0) if relative else None
         self._scale = space.high + np.tile(np.array([1.0, 1.0, 0.0], dtype=np.float32), space.shape[0] // 3)
         low, high = (-np.ones_like(space.low), np.ones_like(space.high)) if relative else (space.low, space.high)
         self.observation_space = spaces.Box(low, high, dtype=np.float32)

@@ -17,7 +17,7 @@ from crl.networks.history_rows import HistoryRows
 class HistorySpec:
     """
     Rows hold parts of vector observations; or, where these are images, what the policy's CNN makes of them
-    (``image_features``), and then ``columns`` and all that follows up to ``scale`` stays as it is.
+    (``image_features``), and then ``columns`` and all that follows up to ``relative`` stays as it is.
 
     :param way: ``"embedding"``: the wrapper encodes the history at each step and adds the embedding to the observation, so
         that an agent learns from what it acted on at no cost; ``"history"``: observations are dictionaries with the history,
@@ -31,6 +31,7 @@ class HistorySpec:
     :param things: see there
     :param gone: see there
     :param scale: see there
+    :param relative: see there
     :param embed_dim: see :class:`crl.networks.history_encoder.HistoryEncoder`
     :param width: see there
     :param layers: see there
@@ -49,6 +50,7 @@ class HistorySpec:
     things: tuple[int, ...] = ()
     gone: float = -1.0
     scale: float = 1.0
+    relative: bool = False
     embed_dim: int = 20
     width: int = 64
     layers: int = 2
@@ -92,6 +94,7 @@ class HistorySpec:
             self.things,
             self.gone,
             self.scale,
+            self.relative,
         )
 
     def _check_images(self, space: spaces.Box) -> None:

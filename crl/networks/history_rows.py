@@ -35,6 +35,8 @@ class HistoryRows(nn.Module):
     :param things: two columns for each thing
     :param gone: value of the columns of a thing that is no longer there; its distance becomes that of a far one
     :param scale: factor of relations
+    :param relative: the columns of others and things tell where they are as seen from the ego agent. Rows are the same: steps
+        of others are still their own.
     :raises ValueError: for other spaces, and for columns that there are not
     """
 
@@ -49,6 +51,7 @@ class HistoryRows(nn.Module):
         things: Sequence[int] = (),
         gone: float = -1.0,
         scale: float = 1.0,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
@@ -72,6 +75,7 @@ class HistoryRows(nn.Module):
         self.ego, self.others, self.things = list(ego), list(others), list(things)
         self.gone = gone
         self.scale = scale
+        self.relative = relative
         n_others, n_things = len(others) // 2, len(things) // 2
         #: width of a row
         self.dim = len(chosen) * (2 if differences else 1) + n_others * (4 + n_things) + self.actions.dim
@@ -112,14 +116,18 @@ class HistoryRows(nn.Module):
         return th.cat(parts, dim=1)
 
     def _relations(self, obs: th.Tensor, previous: th.Tensor) -> th.Tensor:
-        others = obs[:, self.others].unflatten(1, (-1, 2))  # (n, others, 2)
-        parts = [others - obs[:, None, self.ego], others - previous[:, self.others].unflatten(1, (-1, 2))]
+        others = self._places(obs, self.others)  # (n, others, 2)
+        parts = [others - obs[:, None, self.ego], others - self._places(previous, self.others)]
         if self.things:
-            things = obs[:, self.things].unflatten(1, (-1, 2))
+            things = self._places(obs, self.things)
             distance = (others[:, :, None] - things[:, None]).abs().sum(dim=3)  # (n, others, things)
-            gone = (things == self.gone).all(dim=2)
+            gone = (obs[:, self.things].unflatten(1, (-1, 2)) == self.gone).all(dim=2)
             parts.append(distance.masked_fill(gone[:, None], _FAR / self.scale).sort(dim=2).values)
         return th.cat(parts, dim=2).flatten(1)
+
+    def _places(self, obs: th.Tensor, columns: list[int]) -> th.Tensor:
+        places = obs[:, columns].unflatten(1, (-1, 2))
+        return places + obs[:, None, self.ego] if self.relative else places
 
     def forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """

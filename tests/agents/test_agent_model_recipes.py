@@ -232,3 +232,23 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(agent, fields, tmp_path
     tables = [[{k: v for k, v in row.items() if k != "seconds"} for row in Table(p / "eval.csv").rows()] for p in paths]
     assert tables[0] == tables[1] and any(key.startswith("partner") for key in tables[0][0])
     assert yaml.safe_load((paths[0] / "config.yaml").read_text())["model"]["min_episodes"] == 2
+
+
+def test_relative_observations_give_the_same_rows():
+    """Places as seen from the ego, in parts of the field's side, against lbforaging's own: the history does not notice."""
+    rng, windows, gone = np.random.default_rng(0), {}, 0
+    for relative in (False, True):
+        config = resolve("ppo-nam", "lbf/7x7-2p-2f", {**SMALL, "env.kwargs.relative": relative})
+        env = make_vec_env(config["env"]["id"], seed=3, n_envs=2, **config["env"]["kwargs"])
+        model, _ = build(config, env, seed=0, device="cpu")
+        windows[relative] = model.get_env(), model.get_env().window
+        model.get_env().reset()
+    for _ in range(150):
+        actions = rng.integers(6, size=2)
+        for env, _ in windows.values():
+            env.step(actions)
+        plain, seen = (window for _, window in windows.values())
+        assert (plain.lengths == seen.lengths).all()
+        np.testing.assert_allclose(plain.x, seen.x, atol=1e-5)
+        gone += int((plain.x[..., 4:6] == 2.0).sum())
+    assert gone > 0, "a food that is gone, and hence far away, was among them"
