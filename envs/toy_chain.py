@@ -169,7 +169,7 @@ class ToyChain(gym.Env[np.ndarray, Any]):
         report = np.zeros(self.items, dtype=bool)
         if unlocked is not None:
             report[unlocked] = True
-        way = (0, 0)
+        way: tuple[int, ...] = (0, 0)
         if self._collected < self.items:
             there, sides = self._places[self._collected], (COLUMNS, ROWS)
             steps = zip(there, self._player, MIDDLE, sides, strict=True)

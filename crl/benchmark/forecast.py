@@ -45,10 +45,10 @@ def _config_of(cell: Cell) -> dict[str, Any]:
 
 def replay_bytes(config: Mapping[str, Any]) -> float:
     """
-    Of the transitions that a run will have stored: each frame once, and some more for the ends of episodes. 0 for an agent
-    that is somebody's function, of whose memory nothing is known.
+    Of the transitions that a run will have stored: each frame once, and some more for the ends of episodes. 0 for agents
+    without such a buffer, and for one that is somebody's function, of whose memory nothing is known.
     """
-    if "algorithm" not in config:
+    if "buffer_size" not in config.get("algorithm", {}):
         return 0.0
     stored = min(config["algorithm"]["buffer_size"], config["train"]["env_steps"] / action_repeat(config))
     size = image_size(config)

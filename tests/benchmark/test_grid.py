@@ -3,7 +3,7 @@
 import pytest
 
 from crl.agents.fields import ConfigError
-from crl.agents.recipes import resolve
+from crl.agents.recipes import RECIPES, resolve
 from crl.benchmark.forecast import forecast, replay_bytes, workers_that_fit
 from crl.benchmark.grid import GridError, choose_agents, make_grid, parse_seeds, parse_variants, same_run
 from crl.benchmark.suite import Suite, Task, load_suite
@@ -83,6 +83,18 @@ def test_a_run_with_another_configuration_is_noticed():
     assert same_run(cell, before) == []
     other = resolve("sac", cell.task.env, {**cell.overrides, "algorithm.gamma": 0.9})
     assert same_run(cell, {**other, "run": {"seed": 4}}) == ["algorithm.gamma: 0.9 there, 0.99 here", "seed: 4 there, 3 here"]
+
+
+@pytest.mark.parametrize("agent", RECIPES)
+def test_every_recipe_has_a_forecast(agent):
+    for env_id in ("dmc/walker-walk", "atari/Pong", "crafter/reward", "lbf/8x8-2p-2f"):
+        try:
+            config = resolve(agent, env_id)
+        except ConfigError:
+            continue
+        assert replay_bytes(config) >= 0.0
+        return
+    raise AssertionError(f"{agent} goes with none of them")
 
 
 def test_forecast(tmp_path):
