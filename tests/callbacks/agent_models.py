@@ -1,7 +1,9 @@
 """Small agents that model the others of a matching game, which they see as vectors or as pictures."""
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from crl.callbacks.agent_model_callback import AgentModelCallback
@@ -10,7 +12,7 @@ from crl.envs.agent_pool import OracleObservation
 from crl.envs.episode_seeds import EpisodeSeeds
 from crl.envs.monitor import ResumableMonitor
 from crl.envs.wrappers import PixelStack
-from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv
+from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv, history_extractor
 from crl.objectives.agent_model import AgentModel
 
 from ..matching import Drawn, Matching
@@ -59,3 +61,45 @@ def make_model(algorithm=PPO, env=None, policy=None, seed=0, trained=False, mode
 def make_callback(objective="clam", **kwargs):
     objective = AgentModel(min_crop=3, max_crop=9, projector=(8, 4)) if objective == "clam" else objective
     return AgentModelCallback(objective, **{"batch_size": 8, "interval": 24, "min_episodes": 4, "min_steps": 3, **kwargs})
+
+
+class Watch(BaseCallback):
+    """Notes what is acted on and what is learned from."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other, self.encoders, self.log_prob_errors, self.n_updates = other, [], [], []
+
+    def _on_rollout_start(self):
+        self.encoders.append(weights(history_extractor(self.model).encoder))
+        self.n_updates.append(self.other.n_updates)
+
+    def _on_step(self):
+        assert same(self.encoders[-1], weights(history_extractor(self.model).encoder)), "moved within a rollout"
+        return True
+
+    def _on_rollout_end(self):
+        train = type(self.model).train
+
+        def look_and_train():
+            buffer = self.model.rollout_buffer
+            self.encoders.append(weights(history_extractor(self.model).encoder))
+            for t in range(buffer.buffer_size):
+                # in batches of the size that was acted on: to the last bit
+                raw = buffer.observations
+                obs = {k: th.tensor(v[t]) for k, v in raw.items()} if isinstance(raw, dict) else th.tensor(raw[t])
+                _, log_prob, _ = self.model.policy.evaluate_actions(obs, th.tensor(buffer.actions[t]).flatten())
+                ratio = (log_prob.detach() - th.tensor(buffer.log_probs[t])).exp()
+                # a step of float32 either way: kernels round by how memory is aligned
+                self.log_prob_errors.append((ratio - 1).abs().max().item() > 1.2e-7)
+            train(self.model)
+
+        self.model.train = look_and_train
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(th.equal(a[key], b[key]) for key in a)
+
+
+def weights(module):
+    return {key: value.clone() for key, value in module.state_dict().items()}

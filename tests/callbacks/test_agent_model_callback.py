@@ -16,49 +16,7 @@ from crl.objectives.liam import LIAM
 from crl.objectives.partner_id import PartnerId
 
 from ..matching import Matching, NoInfo
-from .agent_models import make_callback, make_env, make_model
-
-
-def weights(module):
-    return {key: value.clone() for key, value in module.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(th.equal(a[key], b[key]) for key in a)
-
-
-class Watch(BaseCallback):
-    """Notes what is acted on and what is learned from."""
-
-    def __init__(self, other):
-        super().__init__()
-        self.other, self.encoders, self.log_prob_errors, self.n_updates = other, [], [], []
-
-    def _on_rollout_start(self):
-        self.encoders.append(weights(history_extractor(self.model).encoder))
-        self.n_updates.append(self.other.n_updates)
-
-    def _on_step(self):
-        assert same(self.encoders[-1], weights(history_extractor(self.model).encoder)), "moved within a rollout"
-        return True
-
-    def _on_rollout_end(self):
-        train = type(self.model).train
-
-        def look_and_train():
-            buffer = self.model.rollout_buffer
-            self.encoders.append(weights(history_extractor(self.model).encoder))
-            for t in range(buffer.buffer_size):
-                # in batches of the size that was acted on: to the last bit
-                raw = buffer.observations
-                obs = {k: th.tensor(v[t]) for k, v in raw.items()} if isinstance(raw, dict) else th.tensor(raw[t])
-                _, log_prob, _ = self.model.policy.evaluate_actions(obs, th.tensor(buffer.actions[t]).flatten())
-                ratio = (log_prob.detach() - th.tensor(buffer.log_probs[t])).exp()
-                # a step of float32 either way: kernels round by how memory is aligned
-                self.log_prob_errors.append((ratio - 1).abs().max().item() > 1.2e-7)
-            train(self.model)
-
-        self.model.train = look_and_train
+from .agent_models import Watch, make_callback, make_env, make_image_env, make_model, same, weights
 
 
 def test_a_sync_within_the_rollout_would_show_in_the_ratio():
@@ -205,11 +163,12 @@ def test_objectives_that_are_told(objective):
         )
 
 
-def test_training_is_the_same_when_infos_are_stripped():
+@pytest.mark.parametrize("make", [make_env, make_image_env])
+def test_training_is_the_same_when_infos_are_stripped(make):
     found = []
     for wrap in (lambda env: env, NoInfo):
-        model, callback = make_model(env=make_env(wrap=wrap)), make_callback()
-        model.learn(200, callback=callback)
+        model, callback = make_model(env=make(wrap=wrap)), make_callback()
+        model.learn(144, callback=callback)
         found.append(weights(callback.objective) | weights(model.policy))
     assert same(*found) and callback.n_updates > 0
 

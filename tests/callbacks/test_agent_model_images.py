@@ -18,9 +18,7 @@ from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv, history_ex
 from crl.history.window import HistoryWindow
 from crl.objectives.liam import LIAM
 
-from ..matching import NoInfo
-from .agent_models import drawn, make_callback, make_env, make_image_env, make_model
-from .test_agent_model_callback import Watch, same, weights
+from .agent_models import Watch, drawn, make_callback, make_env, make_image_env, make_model, same, weights
 
 
 def one_by_one(model, frames, actions, n_stack):
@@ -160,15 +158,6 @@ def test_who_moves_what():
     assert all(p.grad is None for p in callback.objective.parameters())
     after = weights(extractor)
     assert all(th.equal(before[key], after[key]) == key.startswith("encoder.") for key in before)
-
-
-def test_training_is_the_same_when_infos_are_stripped():
-    found = []
-    for wrap in (lambda env: env, NoInfo):
-        model, callback = make_model(env=make_image_env(wrap=wrap)), make_callback()
-        model.learn(144, callback=callback)
-        found.append(weights(callback.objective) | weights(model.policy))
-    assert same(*found) and callback.n_updates > 0
 
 
 def test_arms_begin_with_the_same_actor_and_cnn():
