@@ -1,5 +1,9 @@
 """Small agents that model the others of a matching game, which they see as vectors or as pictures."""
 
+import copy
+import io
+
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
@@ -103,3 +107,36 @@ def same(a, b):
 
 def weights(module):
     return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+class SaveState(BaseCallback):
+    """
+    Keeps all that a run goes on from, as it is at the start of a rollout, and goes on from it.
+
+    :param other: trains beside the agent
+    :param envs: environments to what is kept of them
+    :param at: step
+    """
+
+    def __init__(self, other, envs, at=144):
+        super().__init__()
+        self.other, self.envs_of, self.at = other, envs, at
+
+    def _on_rollout_start(self):
+        if self.model.num_timesteps == self.at:
+            archive = io.BytesIO()
+            self.model.save(archive)
+            self.archive, self.callback = archive.getvalue(), copy.deepcopy(self.other.state_dict())
+            self.torch, self.numpy = th.get_rng_state(), np.random.get_state()
+            self.envs = self.envs_of(self.model.env)
+
+    def _on_step(self):
+        return True
+
+    def go_on(self, env, callback, steps):
+        """In environments that are as they were; the agent."""
+        model = type(self.model).load(io.BytesIO(self.archive), env=env, force_reset=False)
+        th.set_rng_state(self.torch)
+        np.random.set_state(self.numpy)
+        callback.load_state_dict(self.callback)
+        return model.learn(steps, callback=callback, reset_num_timesteps=False)

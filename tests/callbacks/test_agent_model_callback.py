@@ -1,8 +1,5 @@
 """Agents that model others: who moves what and when, that rollouts stay consistent, both ways of carrying history, saving."""
 
-import copy
-import io
-
 import numpy as np
 import pytest
 import torch as th
@@ -16,7 +13,7 @@ from crl.objectives.liam import LIAM
 from crl.objectives.partner_id import PartnerId
 
 from ..matching import Matching, NoInfo
-from .agent_models import Watch, make_callback, make_env, make_image_env, make_model, same, weights
+from .agent_models import SaveState, Watch, make_callback, make_env, make_image_env, make_model, same, weights
 
 
 def test_a_sync_within_the_rollout_would_show_in_the_ratio():
@@ -199,20 +196,6 @@ def test_agents_loss_leaves_no_gradient_on_the_acting_encoder():
 def test_goes_on_from_a_saved_state_bit_by_bit(algorithm, policy):
     """As crl.runs does it: model, callback and environments are saved at the start of a rollout, and made anew."""
     kwargs = dict(batch_size=24, n_epochs=2) if algorithm is RecurrentPPO else {}
-    saved = {}
-
-    class Save(BaseCallback):
-        def _on_rollout_start(self):
-            if self.model.num_timesteps == 144:
-                archive = io.BytesIO()
-                self.model.save(archive)
-                saved.update(
-                    archive=archive.getvalue(), callback=copy.deepcopy(callback.state_dict()), torch=th.get_rng_state()
-                )
-                saved.update(numpy=np.random.get_state(), envs=self.model.env.env_method("get_state"))
-
-        def _on_step(self):
-            return True
 
     class Stateful(Matching):
         def get_state(self):
@@ -236,17 +219,13 @@ def test_goes_on_from_a_saved_state_bit_by_bit(algorithm, policy):
         return make_model(algorithm, HistoryVecEnv(venv, plain.spec), policy, **kwargs)
 
     model, callback = begin(), make_callback()
-    model.learn(288, callback=[callback, Save()])
+    saved = SaveState(callback, lambda env: env.env_method("get_state"))
+    model.learn(288, callback=[callback, saved])
     reference = weights(model.policy) | weights(callback.objective)
-    other, going_on = begin(), make_callback()
-    env = other.env
-    other = algorithm.load(io.BytesIO(saved["archive"]), env=env, force_reset=False)
-    for index, state in enumerate(saved["envs"]):
+    env, going_on = begin().env, make_callback()
+    for index, state in enumerate(saved.envs):
         env.env_method("set_state", state, indices=index)
-    th.set_rng_state(saved["torch"])
-    np.random.set_state(saved["numpy"])
-    going_on.load_state_dict(saved["callback"])
-    other.learn(144, callback=going_on, reset_num_timesteps=False)
+    other = saved.go_on(env, going_on, 144)
     assert other.num_timesteps == model.num_timesteps and going_on.n_updates == callback.n_updates
     assert same(weights(other.policy) | weights(going_on.objective), reference)
 

@@ -1,14 +1,12 @@
 """Agents that model others from pictures: rows of the CNN as it is, who moves what, rollouts that stay consistent, saving."""
 
 import copy
-import io
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from crl.callbacks.episode_features import with_features
@@ -18,7 +16,7 @@ from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv, history_ex
 from crl.history.window import HistoryWindow
 from crl.objectives.liam import LIAM
 
-from .agent_models import Watch, drawn, make_callback, make_env, make_image_env, make_model, same, weights
+from .agent_models import SaveState, Watch, drawn, make_callback, make_env, make_image_env, make_model, same, weights
 
 
 def one_by_one(model, frames, actions, n_stack):
@@ -228,31 +226,13 @@ def test_alone_and_in_parallel_the_same_is_seen(oracle):
 
 
 def test_goes_on_from_a_saved_state_bit_by_bit():
-    saved = {}
-
-    class Save(BaseCallback):
-        def _on_rollout_start(self):
-            if self.model.num_timesteps == 144:
-                archive = io.BytesIO()
-                self.model.save(archive)
-                saved.update(
-                    archive=archive.getvalue(), callback=copy.deepcopy(callback.state_dict()), torch=th.get_rng_state()
-                )
-                saved.update(numpy=np.random.get_state(), envs=[copy.deepcopy(e) for e in self.model.env.venv.envs])
-
-        def _on_step(self):
-            return True
-
     model, callback = make_model(env=make_image_env(n_stack=2)), make_callback()
-    model.learn(240, callback=[callback, Save()])
+    saved = SaveState(callback, lambda env: [copy.deepcopy(one) for one in env.venv.envs])
+    model.learn(240, callback=[callback, saved])
     reference = weights(model.policy) | weights(callback.objective)
     env, going_on = make_image_env(n_stack=2), make_callback()
-    env.venv.envs = saved["envs"]
-    other = PPO.load(io.BytesIO(saved["archive"]), env=env, force_reset=False)
-    th.set_rng_state(saved["torch"])
-    np.random.set_state(saved["numpy"])
-    going_on.load_state_dict(saved["callback"])
-    other.learn(96, callback=going_on, reset_num_timesteps=False)
+    env.venv.envs = saved.envs
+    other = saved.go_on(env, going_on, 96)
     assert other.num_timesteps == model.num_timesteps and going_on.n_updates == callback.n_updates > 0
     assert same(weights(other.policy) | weights(going_on.objective), reference)
     a, b = callback.store.state_dict()["arrays"]["obs"], going_on.store.state_dict()["arrays"]["obs"]
