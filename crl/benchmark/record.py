@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from crl.agents.recipes import flatten, resolve
 from crl.benchmark.grid import TUNING_SEEDS
 from crl.benchmark.plan import read_plan
-from crl.benchmark.results import config_hash, find_runs
-from crl.runs.folder import RunFolder, RunFolderError, Table
+from crl.benchmark.results import config_hash, find_runs, newest_probe
+from crl.runs.folder import RunFolder, RunFolderError, Table, write_atomically
 
 MEASURED = Path(__file__).parent / "data" / "measured.csv"
 KEYS = ("agent", "env", "seed", "config_hash", "revision")
@@ -73,7 +73,8 @@ def _asked_for(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def record(path: Path, table: Path = MEASURED) -> dict[str, Any]:
     """
-    Write a run's row, which replaces one of the same run, and its learning curve into ``curves/`` beside the table.
+    Write a run's row, which replaces one of the same run, its learning curve into ``curves/`` beside the table, and what its
+    newest probe found into ``probes/``.
 
     :param path: folder of a finished run
     :param table: CSV file
@@ -90,9 +91,10 @@ def record(path: Path, table: Path = MEASURED) -> dict[str, Any]:
         writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    curve = _curve_file(table, row)
-    curve.parent.mkdir(exist_ok=True)
-    curve.write_text(RunFolder(path).eval_file.read_text())
+    write_atomically(curve_file(table, row), RunFolder(path).eval_file.read_bytes())
+    probe = newest_probe(path)
+    if probe is not None:
+        write_atomically(probe_file(table, row), (json.dumps(probe, indent=1) + "\n").encode())
     return row
 
 
@@ -132,7 +134,8 @@ def record_all(folder: Path, table: Path = MEASURED) -> list[Recorded]:
         told = f"{row['agent']} on {row['env']}, seed {row['seed']}: {row['final_return']} after {row['env_steps']} steps"
         as_written = {key: "" if value is None else str(value) for key, value in row.items()}
         there = any(as_written.items() <= old.items() for old in Table(table).rows())
-        if there and _curve_file(table, row).exists():
+        whole = curve_file(table, row).exists() and (newest_probe(path) is None or probe_file(table, row).exists())
+        if there and whole:
             told += ", recorded already"
         else:
             record(path, table)
@@ -141,8 +144,14 @@ def record_all(folder: Path, table: Path = MEASURED) -> list[Recorded]:
     return found
 
 
-def _curve_file(table: Path, row: Mapping[str, Any]) -> Path:
+def curve_file(table: Path, row: Mapping[str, Any]) -> Path:
+    """Of a row's learning curve."""
     return table.parent / "curves" / f"{curve_name(row)}.csv"
+
+
+def probe_file(table: Path, row: Mapping[str, Any]) -> Path:
+    """Of what was probed; not there for most runs."""
+    return table.parent / "probes" / f"{curve_name(row)}.json"
 
 
 def curve_name(row: Mapping[str, Any]) -> str:

@@ -198,7 +198,7 @@ def _read(path: Path, planned: Planned | None) -> Run:
         config,
         summary,
         recipe_differences(config, overrides),
-        _probe(path),
+        newest_probe(path),
         sorted(folder.video.glob("*.mp4")),
     )
 
@@ -257,8 +257,12 @@ def recipe_differences(config: Mapping[str, Any], overrides: Mapping[str, Any]) 
     ]
 
 
-def _probe(path: Path) -> Mapping[str, Any] | None:
-    """The newest of those below ``probe/``."""
+def newest_probe(path: Path) -> Mapping[str, Any] | None:
+    """
+    :param path: folder of a run
+    :return: what its newest ``probe.json`` says; None where there is none
+    :raises crl.runs.folder.RunFolderError: when that cannot be read
+    """
     found = sorted((path / "probe").glob("*/probe.json"))
     for file in reversed(found):
         try:

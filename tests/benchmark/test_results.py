@@ -11,8 +11,10 @@ from crl.benchmark.grid import make_grid
 from crl.benchmark.plan import PlanError, read_plan, write_plan
 from crl.benchmark.published import DATA, protocol_differences, published, published_lengths
 from crl.benchmark.record import RecordError, curve_name, measured_row, read_measured, record, record_all
+from crl.benchmark.restore import restore
 from crl.benchmark.results import ResultsError, config_hash, find_runs, read_runs
-from crl.benchmark.suite import Suite, SuiteError, Task
+from crl.benchmark.runner import Bench
+from crl.benchmark.suite import Suite, SuiteError, Task, load_suite
 
 from .synthetic import write_grid, write_run
 
@@ -291,6 +293,24 @@ def test_a_grid_is_recorded_at_once(tmp_path):
     assert "already" not in record_all(out, table)[1].words and table.read_text() == rows
     with pytest.raises(RecordError, match="no runs in"):
         record_all(tmp_path / "nowhere", table)
+
+
+def test_recorded_runs_are_laid_where_a_benchmark_skips_them(tmp_path):
+    suite, table = load_suite("swingup100k"), tmp_path / "data" / "measured.csv"
+    cells = make_grid(suite, {"curl-sac": [1, 2], "sac": [1]})
+    there, here = tmp_path / "there", tmp_path / "here"
+    protocol = {"train.eval_every": suite.eval_every, "train.eval_episodes": suite.eval_episodes}
+    write_run(there, seed=1, final=812.3, probe=0.7, overrides=protocol)
+    record_all(there, table)
+    record(write_run(tmp_path / "old", seed=2, change=lambda config: config["algorithm"].update(gone=1)), table)
+    assert restore(cells, here, table) == [here / "curl-sac" / "dmc-cartpole-swingup" / "seed1"]
+    assert [job.state for job in Bench(cells, here, 1, probe=[]).jobs] == ["finished", "waiting", "waiting"]
+    run, old = only(here), only(there)
+    for name in ("state", "label", "task", "seed", "budget", "config_hash", "probe", "last_return", "differences"):
+        assert getattr(run, name) == getattr(old, name), name
+    assert all(np.array_equal(a, b) for a, b in zip(run.curve, old.curve, strict=True)) and not run.stale
+    assert measured_row(run.path) == {**measured_row(old.path), "set": "{}"}
+    assert restore(cells, here, table) == []
 
 
 def test_rows_that_crl_ships_are_read():

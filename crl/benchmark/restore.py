@@ -1,0 +1,75 @@
+"""Runs' folders from what ``measured.csv`` keeps: a grid that was computed in parts goes on, and is drawn, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crl.agents.recipes import resolve
+from crl.benchmark.grid import Cell
+from crl.benchmark.record import MEASURED, curve_file, probe_file
+from crl.benchmark.results import config_hash
+from crl.runs.folder import RunFolder, Table, write_atomically
+
+
+def restore(cells: Sequence[Cell], out: Path, table: Path = MEASURED) -> list[Path]:
+    """
+    Lay finished runs where a benchmark looks for them: configuration, learning curve, summary, and what was probed. Weights
+    are not kept, so that such a run can be reported and skipped, but not filmed or probed.
+
+    :param cells: of the benchmark; one whose folder is there already stays as it is
+    :param out: folder of the benchmark
+    :param table: CSV file, see :func:`crl.benchmark.record.record`
+    :return: folders that were made
+    """
+    rows = Table(table).rows()
+    made = []
+    for cell in cells:
+        folder = RunFolder(cell.folder(out))
+        row = next((row for row in reversed(rows) if _is_of(row, cell) and curve_file(table, row).is_file()), None)
+        if row is None or folder.config_file.exists():
+            continue
+        curve = curve_file(table, row)
+        steps, env_steps = int(Table(curve).rows()[-1]["step"]), int(row["env_steps"])
+        folder.create({**_config(cell, row), "run": _about(row, steps)})
+        write_atomically(folder.eval_file, curve.read_bytes())
+        folder.update_summary(
+            state="finished",
+            agent=row["agent"],
+            env=row["env"],
+            seed=cell.seed,
+            steps=steps,
+            env_steps=env_steps,
+            seconds=3600 * float(row["hours"]),
+            updates_per_second=float(row["updates_per_second"]),
+            final_return=float(row["final_return"]),
+            eval_episodes=int(row["eval_episodes"]),
+        )
+        probe = probe_file(table, row)
+        if probe.is_file():
+            write_atomically(folder.path / "probe" / "recorded" / "probe.json", probe.read_bytes())
+        made.append(folder.path)
+    return made
+
+
+def _config(cell: Cell, row: dict[str, str]) -> dict[str, Any]:
+    return resolve(cell.agent, cell.task.env, {**cell.overrides, "train.threads": row["threads"] or None})
+
+
+def _is_of(row: dict[str, str], cell: Cell) -> bool:
+    if (row["agent"], row["env"], row["seed"]) != (cell.agent, cell.task.env, str(cell.seed)):
+        return False
+    return row["config_hash"] == config_hash(_config(cell, row))
+
+
+def _about(row: dict[str, str], steps: int) -> dict[str, Any]:
+    return {
+        "seed": int(row["seed"]),
+        "steps": steps,
+        "action_repeat": int(row["env_steps"]) // steps,
+        "precision": row["precision"],
+        "versions": dict(entry.split("=", 1) for entry in row["versions"].split()),
+        "machine": row["machine"],
+        "revision": row["revision"],
+    }
