@@ -8,7 +8,9 @@ Torch is imported inside the functions: the allocator must be set before torch a
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -30,16 +32,24 @@ def resolve_precision(precision: str, device: th.device | str) -> str:
     """
     :param precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the device multiplies it fast, else fp32
     :param device: where the encoder runs
-    :return: ``"fp32"`` or ``"bf16"``
+    :return: ``"fp32"`` or ``"bf16"``; fp32, with a warning, where bf16 was asked for and torch has nothing but loops for it
     :raises ValueError: for another name
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if precision != "auto":
+    check_precision(precision)
+    if precision == "fp32":
         return precision
     import torch as th
 
-    return "bf16" if _fast_bf16(th.device(device)) else "fp32"
+    chosen = _fast_bf16 if precision == "auto" else _computes_bf16
+    return "bf16" if chosen(th.device(device)) else "fp32"
+
+
+def check_precision(precision: str) -> None:
+    """
+    :raises ValueError: for a name that is none
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
 
 
 @lru_cache
@@ -52,10 +62,42 @@ def _fast_bf16(device: th.device) -> bool:
     return device.type == "cpu" and not _BF16_FLAGS.isdisjoint(_cpu_flags())
 
 
-def _cpu_flags() -> frozenset[str]:
-    """What Linux says of the first processor, word by word; nothing where there is no /proc."""
+@lru_cache
+def _computes_bf16(device: th.device) -> bool:
+    """
+    CPUs below AVX-512 have no kernels for it: torch refuses, or multiplies number by number, thousands of times slower than
+    float32. Models that were made elsewhere must run there all the same, and float32 is no less exact. Warns once.
+    """
+    if device.type != "cpu" or onednn_bf16():
+        return True
+    warnings.warn(
+        "precision='bf16': torch has no bf16 kernels for this processor, so convolutions run in fp32; "
+        "precision='auto' chooses by the processor",
+        stacklevel=3,
+    )
+    return False
+
+
+def processor() -> str:
+    """Name and vector instructions of the first processor and the number of cores, for tables of measurements."""
+    import torch as th
+
+    told = dict(line.split(":", 1) for line in _cpu_info().splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in told.items()}
+    name = fields.get("model name") or platform.processor() or "unknown processor"
+    # virtual machines call processors of many years by one name
+    numbers = f"family {fields['cpu family']} model {fields['model']}, " if {"cpu family", "model"} <= fields.keys() else ""
+    return f"{name} ({numbers}{th.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores"
+
+
+def _cpu_info() -> str:
+    """What Linux says of the first processor; empty where there is no /proc."""
     info = Path("/proc/cpuinfo")
-    return frozenset(info.read_text().split("\n\n")[0].split()) if info.exists() else frozenset()
+    return info.read_text().split("\n\n")[0] if info.exists() else ""
+
+
+def _cpu_flags() -> frozenset[str]:
+    return frozenset(_cpu_info().split())
 
 
 @lru_cache
@@ -67,16 +109,27 @@ def onednn_convolution() -> bool:
 
 
 @lru_cache
+def onednn_bf16() -> bool:
+    """Whether oneDNN has bf16 kernels for this processor, fast or not; without them torch has loops."""
+    import torch as th
+
+    asked = getattr(th.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return th.backends.mkldnn.is_available() and asked is not None and bool(asked())
+
+
+@lru_cache
 def onednn_linear() -> bool:
     """
-    Whether float32 linear layers are faster by oneDNN than by MKL, which torch takes: on processors that MKL does not favour
-    (measured on AMD Zen 5 with one thread, batch 128: 1024 to 1024 in 1.2 ms instead of 2.6, 39200 to 50 in 3.0 instead of
-    7.1). Asks, runs no benchmark: the answer, and with it the last bit of results, is always the same on a machine.
+    Whether float32 linear layers are faster by oneDNN than by MKL, which torch takes: on processors with AVX-512 whose AVX-512
+    MKL leaves alone (measured on AMD Zen 5 with one thread, batch 128: 1024 to 1024 in 1.2 ms instead of 2.6, 39200 to 50 in
+    3.0 instead of 7.1). On AMD Zen 3, with AVX2, MKL is as fast for large layers and faster for small ones (batch 32, 256 to
+    306: 0.09 ms instead of 0.13). Asks, runs no benchmark: the answer, and with it the last bit of results, is always the same
+    on a machine.
     """
     import torch as th
 
     return (
-        "AuthenticAMD" in _cpu_flags()
+        {"AuthenticAMD", "avx512f"} <= _cpu_flags()
         and th.backends.mkl.is_available()
         and th.backends.mkldnn.is_available()
         and hasattr(th.ops.mkldnn, "_linear_pointwise")

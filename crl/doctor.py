@@ -14,7 +14,7 @@ import psutil
 import torch as th
 from gymnasium import spaces
 
-from crl.compute import resolve_precision
+from crl.compute import onednn_bf16, processor, resolve_precision
 from crl.networks import pixel_body
 
 _PACKAGES = (
@@ -37,7 +37,7 @@ def report(config: dict[str, Any]) -> int:
     :return: exit code: 1 when something is known not to work
     """
     installed = installed_versions()
-    print(f"python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    print(f"python {platform.python_version()}, {platform.system()} {platform.machine()}, {processor()}")
     print("versions   " + ", ".join(f"{name} {number}" for name, number in installed.items()))
     problems = bad_pairs(installed)
     for problem in problems:
@@ -98,6 +98,7 @@ def _seconds(call: Callable[[], Any], repeats: int = 5) -> float:
 def precision_line() -> str:
     """Speed of the published conv body in both precisions, forward and backward, batch 32 of 9x84x84, measured."""
     device = th.device("cuda" if th.cuda.is_available() else "cpu")
+    has_bf16 = device.type == "cuda" or onednn_bf16()
     body = pixel_body(9).to(device, memory_format=th.channels_last)  # type: ignore[call-overload]
     images = th.rand(32, 9, 84, 84, device=device).contiguous(memory_format=th.channels_last)
 
@@ -108,9 +109,13 @@ def precision_line() -> str:
         if device.type == "cuda":
             th.cuda.synchronize()
 
-    fp32, bf16 = _seconds(lambda: step(th.float32)), _seconds(lambda: step(th.bfloat16))
-    chosen = resolve_precision("auto", device)
-    times = f"fp32 {1000 * fp32:.1f} ms, bf16 {1000 * bf16:.1f} ms (x{fp32 / bf16:.2f})"
+    fp32, chosen = _seconds(lambda: step(th.float32)), resolve_precision("auto", device)
+    times = f"fp32 {1000 * fp32:.1f} ms"
+    if has_bf16:
+        bf16 = _seconds(lambda: step(th.bfloat16))
+        times += f", bf16 {1000 * bf16:.1f} ms (x{fp32 / bf16:.2f})"
+    else:
+        times += ", no bf16 on this processor,"
     return f"{times} for a step of the conv body, batch 32; 'auto' takes {chosen}"
 
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.preprocessing import is_image_space, preprocess_ob
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from torch import nn
 
-from crl.compute import autocast, resolve_precision
+from crl.compute import autocast, check_precision, resolve_precision
 from crl.networks import (
     HeadStack,
     impala_body,
@@ -143,7 +143,7 @@ class BodyHeadEncoder(BaseFeaturesExtractor):
         super().__init__(observation_space, features_dim)
         self.input_size = (crop, crop) if crop is not None else (height, width)
         self.explicit_init = init
-        resolve_precision(precision, "cpu")  # a wrong name must fail here, not at the first forward pass
+        check_precision(precision)  # here, not at the first forward pass
         self.precision = precision
         self.pixel_offset = pixel_offset
         self.rescale = rescale

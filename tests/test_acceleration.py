@@ -15,6 +15,7 @@ from crl.acceleration import AcceleratedSequential
 from crl.encoders import ModelEncoder
 
 from .fakes import FakeImages
+from .processor import PRECISIONS, needs_bf16
 
 CONTINUOUS = spaces.Box(-1, 1, (2,), np.float32)
 KINDS = {
@@ -43,7 +44,7 @@ def outputs(model, images):
         return [policy.q_net(images), policy.q_net_target(images)]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_state_and_training(kind, precision, tmp_path):
     model = make(kind)
@@ -69,6 +70,7 @@ def test_predictions_state_and_training(kind, precision, tmp_path):
         assert (one - other).abs().max() <= 2 * tolerance * max(1.0, other.abs().max().item())
 
 
+@needs_bf16
 def test_only_convolutions_run_in_bf16():
     model, seen = make("dqn"), []
     images = th.randint(0, 256, (16, 9, 40, 40), dtype=th.uint8)

@@ -3,6 +3,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,14 +14,26 @@ from torch import nn
 import crl.compute
 from crl.compute import allocator_environment, autocast, channels_last, resolve_precision, set_threads, tune_allocator
 
+from .processor import needs_bf16
+
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 
 
 @pytest.fixture
 def fresh_detection():
-    crl.compute._fast_bf16.cache_clear()
+    questions = (crl.compute._fast_bf16, crl.compute._computes_bf16, crl.compute.onednn_bf16, crl.compute.onednn_linear)
+    for question in questions:
+        question.cache_clear()
     yield
-    crl.compute._fast_bf16.cache_clear()
+    for question in questions:
+        question.cache_clear()
+
+
+def pretend(flags, monkeypatch):
+    """A processor with these flags; the second one has others."""
+    text = f"processor : 0\nmodel name : X 1\nflags : {flags}\n\nprocessor : 1\nflags : avx512_bf16\n"
+    monkeypatch.setattr(Path, "read_text", lambda self: text)
+    monkeypatch.setattr(Path, "exists", lambda self: True)
 
 
 def run(code, *args, **environment):
@@ -30,7 +43,8 @@ def run(code, *args, **environment):
     ).stdout.strip()
 
 
-def test_precision_by_name():
+def test_precision_by_name(monkeypatch, fresh_detection):
+    monkeypatch.setattr(th.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     for precision in ("fp32", "bf16"):
         assert resolve_precision(precision, "cpu") == precision
     for wrong in ("fp16", "BF16", ""):
@@ -50,10 +64,41 @@ def test_precision_by_name():
     ],
 )
 def test_auto_on_cpus(flags, expected, monkeypatch, fresh_detection):
-    text = f"processor : 0\nflags : {flags}\n\nprocessor : 1\nflags : avx512_bf16\n"
-    monkeypatch.setattr(Path, "read_text", lambda self: text)
-    monkeypatch.setattr(Path, "exists", lambda self: True)
+    pretend(flags, monkeypatch)
     assert resolve_precision("auto", "cpu") == expected
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [("AuthenticAMD avx2 avx512f", True), ("AuthenticAMD avx2", False), ("GenuineIntel avx2 avx512f", False)],
+)
+def test_linear_layers_by_onednn_where_mkl_leaves_avx512_alone(flags, expected, monkeypatch, fresh_detection):
+    pretend(flags, monkeypatch)
+    monkeypatch.setattr(th.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(th.backends.mkldnn, "is_available", lambda: True)
+    assert crl.compute.onednn_linear() == expected
+
+
+def test_bf16_without_kernels_is_fp32_and_said_once(monkeypatch, fresh_detection):
+    monkeypatch.setattr(th.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.warns(UserWarning, match="no bf16 kernels for this processor, so convolutions run in fp32"):
+        assert resolve_precision("bf16", "cpu") == "fp32"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resolve_precision("bf16", th.device("cpu")) == resolve_precision("fp32", "cpu") == "fp32"
+        assert resolve_precision("bf16", "cuda") == "bf16"
+        body, images = nn.Conv2d(3, 4, 3), th.rand(2, 3, 8, 8)
+        with autocast("bf16", "cpu"):
+            assert body(images).dtype == th.float32
+
+
+def test_the_processor_is_named(monkeypatch):
+    pretend("avx2", monkeypatch)
+    words = crl.compute.processor()
+    assert words.startswith("X 1 (") and th.backends.cpu.get_cpu_capability() in words and words.endswith("cores")
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert crl.compute.processor().startswith("unknown processor (")
 
 
 def test_auto_without_proc(monkeypatch, fresh_detection):
@@ -74,6 +119,7 @@ def test_auto_elsewhere_and_without_gpu(monkeypatch, fresh_detection):
     assert resolve_precision("auto", "mps") == resolve_precision("auto", "cuda") == "fp32"
 
 
+@needs_bf16
 def test_autocast():
     body, images = nn.Conv2d(3, 4, 3), th.rand(2, 3, 8, 8)
     with autocast("bf16", "cpu"):

@@ -8,7 +8,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from crl.compute import onednn_convolution
+from crl.compute import onednn_bf16, onednn_convolution
 
 Pair = tuple[int, int]
 
@@ -62,12 +62,13 @@ def run_conv_layers(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
     :param x: ``(batch, channels, height, width)`` float
     """
     half = th.is_autocast_enabled("cpu")
-    fits = x.is_cpu and x.dim() == 4 and len(x) > 0 and (half or x.dtype == th.float32)
-    if not fits or not onednn_convolution() or not _are_pairs(layers):
+    dtype = th.get_autocast_dtype("cpu") if half else x.dtype
+    has_kernels = onednn_convolution() and (dtype == th.float32 or (half and dtype == th.bfloat16 and onednn_bf16()))
+    fits = x.is_cpu and x.dim() == 4 and len(x) > 0
+    if not fits or not has_kernels or not _are_pairs(layers):
         for layer in layers:
             x = layer(x)
         return x
-    dtype = th.get_autocast_dtype("cpu") if half else th.float32
     x = x.to(dtype=dtype, memory_format=th.channels_last)
     operation = _ConvReLU.apply if th.is_grad_enabled() else _conv_relu
     for conv in layers:

@@ -16,12 +16,12 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.utils import get_device, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from crl.agents import build, resolve
 from crl.callbacks.stateful import StatefulCallback
-from crl.compute import resolve_precision, set_threads
+from crl.compute import processor, resolve_precision, set_threads
 from crl.envs import make_vec_env
 from crl.envs.atari_scores import human_normalised
 from crl.envs.subgoals import reports_subgoals
@@ -80,11 +80,11 @@ def new_run(
         "steps": total,
         "action_repeat": repeat,
         "device": device,
-        "precision": resolve_precision(precision, "cpu" if device == "auto" else device),
+        "precision": resolve_precision(precision, get_device(device)),
         "checkpoint_every": checkpoint_every,
         "versions": _versions(),
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()} {platform.processor()}".strip(),
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}",
         "revision": _revision(),
     }
     folder = RunFolder(out if out is not None else RunFolder.default_path(suite, agent, env_id, seed))

@@ -11,6 +11,7 @@ from crl.agents.rescaled_policy import rescale_log_std
 from crl.agents.squashed_gaussian import squashed_sample
 from crl.encoders import ModelEncoder, PixelEncoder
 
+from ..processor import PRECISIONS
 from .agents import make_agent
 
 
@@ -63,7 +64,7 @@ def test_mlps_are_orthogonal_with_zero_biases():
     assert plain.critic.qf0[2].bias.any()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dtype", [th.uint8, th.float32])
 def test_network_input_equals_the_plain_way(precision, dtype):
     encoder = PixelEncoder(spaces.Box(0, 255, (3, 24, 24), np.uint8), filters=4, layers=2, crop=20, precision=precision)

@@ -7,6 +7,8 @@ import time
 import pytest
 import yaml
 
+from crl.compute import resolve_precision
+
 from ..runs.small import arguments, crl
 
 
@@ -96,7 +98,8 @@ def test_options_are_recorded(tmp_path):
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     run = config["run"]
     assert (run["seed"], run["steps"], run["device"], run["checkpoint_every"]) == (7, 22, "cpu", 11)
-    assert run["precision"] == config["policy"]["precision"] == "bf16" and config["train"]["threads"] == 1
+    assert config["policy"]["precision"] == "bf16" and config["train"]["threads"] == 1
+    assert run["precision"] == resolve_precision("bf16", "cpu")
     assert config["objective"]["weight"] == 0.5
     names = {path.name for path in (tmp_path / "run" / "checkpoints").glob("step*")}
     assert names == {"step000000000011", "step000000000022"}

@@ -19,6 +19,7 @@ from crl.encoders import (
 
 from ..fakes import FakeImages
 from ..networks.test_bodies import sine_weights
+from ..processor import needs_bf16
 
 
 def image_box(channels=9, size=84):
@@ -167,6 +168,7 @@ def test_images_too_small():
         NatureEncoder(image_box(4, 20))
 
 
+@needs_bf16
 def test_bf16_body_stays_close_and_gives_fp32():
     th.manual_seed(0)
     encoder = PixelEncoder(image_box(9, 48))

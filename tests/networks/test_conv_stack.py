@@ -7,6 +7,8 @@ from torch import nn
 from crl.compute import autocast, onednn_convolution
 from crl.networks import ConvStack, nature_body, pixel_body, rainbow_body
 
+from ..processor import PRECISIONS
+
 fused = pytest.mark.skipif(not onednn_convolution(), reason="torch without oneDNN")
 
 
@@ -19,7 +21,7 @@ def outputs_and_gradients(body, images, precision):
     return out, th.autograd.grad((out.float() * weights).sum(), [images, *body.parameters()])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("make, channels", [(pixel_body, 9), (nature_body, 4), (rainbow_body, 4)])
 @pytest.mark.parametrize("layout", [th.contiguous_format, th.channels_last])
 def test_equals_torchs_own_layers(make, channels, precision, layout):
