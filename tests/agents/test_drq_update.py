@@ -1,6 +1,7 @@
 """Updates of ``drq-sac`` against an independent port of DrQ's in plain torch, parameter by parameter."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from crl.agents.recipes import parse, resolve
 from crl.augment import RandomShift
 
 from .agents import ACTIONS, BATCH, SHAPE, KnownBatches, make_agent, random_transitions
+from .same_updates import assert_moved_alike
 from .test_published_update import FEATURES, Convs, mlp, parameters_of_agent
 
 UPDATES, SIZE, PAD = 3, SHAPE[-1], 4
@@ -188,11 +190,24 @@ def parameters(model):
 
 @pytest.mark.parametrize("views", [2, 1])
 def test_updates_equal_the_published_ones(views):
-    model, port = both(views)
-    mine, theirs = parameters(model), parameters_of_port(port)
-    assert mine.keys() == theirs.keys() and len(mine) == 1 + 2 * (8 + 4 + 6 + 6) + 4 + 4 + 4
-    for name, parameter in mine.items():
-        th.testing.assert_close(parameter, theirs[name], atol=5e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+    (model, port), (start, _) = both(views), both(views, updates=0)
+    mine = parameters(model)
+    assert len(mine) == 1 + 2 * (8 + 4 + 6 + 6) + 4 + 4 + 4
+    assert_moved_alike(mine, parameters_of_port(port), parameters(start))
+
+
+def test_movements_that_differ_are_noticed():
+    start, theirs = {"a": th.zeros(2000)}, {"a": th.full((2000,), 3e-3)}
+    for shift, entries, alike in (
+        (-2e-4, [7], True),
+        (-2e-4, [7, 8, 9], False),
+        (-2e-2, [7], False),
+        (2e-5, range(2000), False),
+    ):
+        mine = {"a": theirs["a"].clone()}
+        mine["a"][list(entries)] += shift
+        with nullcontext() if alike else pytest.raises(AssertionError, match="^a: "):
+            assert_moved_alike(mine, theirs, start)
 
 
 def test_every_part_has_moved_and_views_matter():
