@@ -28,6 +28,22 @@ def final_episodes(config: Mapping[str, Any]) -> int:
     return int(fields["eval_episodes"] if told is None else told)
 
 
+def never_learns(config: Mapping[str, Any], steps: int) -> str:
+    """
+    :param config: resolved
+    :param steps: agent steps of the run
+    :return: what is wrong where a run ends before its first update, and what to do; empty where it does not
+    """
+    first = config.get("algorithm", {}).get("learning_starts", 0)
+    if steps > first:
+        return ""
+    return (
+        f"{config['agent']} on {config['env']['id']} never learns: it updates after algorithm.learning_starts={first} agent "
+        f"steps, and the run has {steps}. Lower the one (--set algorithm.learning_starts={max(1, steps // 50)}), or raise the "
+        "other (--env-steps)"
+    )
+
+
 def image_size(config: Mapping[str, Any]) -> int:
     """Side of the images that the environment gives, in pixels: as told, else each kind's own."""
     own = {"toy/": 32, "crafter/": 64, "lbf/": 64, "mpe/": 64}

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import traceback
+import warnings
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +29,7 @@ from crl.envs.subgoals import reports_subgoals
 from crl.runs.checkpoint import Checkpoints, NoCheckpointError
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
-from crl.runs.lengths import action_repeat, final_episodes
+from crl.runs.lengths import action_repeat, final_episodes, never_learns
 from crl.runs.run_callback import EventWriter, RunCallback, Stopped, TableWriter
 from crl.runs.state import check_finite, weights_sha256
 from crl.runs.stop import StopRequest
@@ -74,6 +75,9 @@ def new_run(
     config = resolve(agent, env_id, overrides)
     repeat = action_repeat(config)
     total = steps if steps is not None else max(1, config["train"]["env_steps"] // repeat)
+    wasted = never_learns(config, total)
+    if wasted:
+        warnings.warn(wasted, stacklevel=2)
     precision = config.get("policy", {}).get("precision", "fp32")
     config["run"] = {
         "seed": seed,

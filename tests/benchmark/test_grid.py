@@ -29,6 +29,13 @@ def test_variants():
             parse_variants([item])
 
 
+def test_agents_that_would_never_learn_are_refused():
+    """rl_zoo3's DQN waits for 100,000 agent steps; Atari 100k has no more."""
+    with pytest.raises(GridError, match=r"dqn on atari/\S+ never learns.*learning_starts=100000.*--set"):
+        make_grid(load_suite("atari100k"), ["der", "dqn"], [1])
+    assert make_grid(load_suite("atari100k"), ["dqn"], [1], ["algorithm.learning_starts=2000"])
+
+
 def test_suites_name_agents_and_seeds():
     suite = load_suite("swingup100k")
     chosen = choose_agents(suite, [], None)
