@@ -1,8 +1,8 @@
 """Wrong words get one clear message, exit code 2, no traceback, and no heavy import."""
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -167,11 +167,13 @@ def test_allocator_is_set_before_torch_loads():
 
 def test_help_is_quick():
     def seconds():
-        started = time.perf_counter()
+        """Of the processor: others that keep it busy make nothing slower that this test is about."""
+        before = os.times()
         crl("--help")
-        return time.perf_counter() - started
+        after = os.times()
+        return sum(after[k] - before[k] for k in (2, 3))
 
-    assert min(seconds() for _ in range(5)) < 0.5
+    assert 0.0 < min(seconds() for _ in range(5)) < 0.5
 
 
 def test_list():
