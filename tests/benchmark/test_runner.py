@@ -193,7 +193,7 @@ def test_probes_follow_finished_runs(tmp_path):
 
 def test_an_ablation_is_a_grid_arm_a_value(tmp_path, capsys):
     """``--set field=a,b``: every value is run on the same seeds, and the report names the arms."""
-    (tmp_path / "tiny.yaml").write_text(SUITE.format(steps=40, env="toy/reach", fields="train.threads: 1"))
+    (tmp_path / "tiny.yaml").write_text(SUITE.format(steps=400, env="toy/reach", fields="train.threads: 1"))
     suite, items = tmp_path / "tiny.yaml", ["objective.temperature=0.1,0.5"]
     bench(str(suite), "curl-sac", "2", tmp_path / "out", items, dry_run=True)
     assert "4 runs, 4 left" in capsys.readouterr().out
