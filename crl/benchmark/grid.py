@@ -12,7 +12,7 @@ from crl.agents.config import ADDED_FIELDS
 from crl.agents.recipes import flatten, resolve
 from crl.benchmark.suite import Suite, Task
 from crl.envs.make import check_env_id
-from crl.runs.lengths import action_repeat, never_learns
+from crl.runs.lengths import agent_steps, never_learns
 from crl.runs.settings import is_file, read_settings
 
 #: seeds for choosing hyperparameters; what was chosen on them must not be reported on them
@@ -150,7 +150,7 @@ def make_grid(
         config = resolve(agent, task.env, overrides)
         if seed == seeds[0]:
             check_env_id(task.env, config["env"]["kwargs"])
-            wasted = never_learns(config, config["train"]["env_steps"] // action_repeat(config))
+            wasted = never_learns(config, agent_steps(config))
             if wasted:
                 raise GridError(wasted)
         cells.append(Cell(agent, f"{names[agent]}+{told}" if told else names[agent], task, seed, overrides))

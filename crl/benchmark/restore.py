@@ -11,6 +11,7 @@ from crl.benchmark.grid import Cell
 from crl.benchmark.record import MEASURED, curve_file, probe_file
 from crl.benchmark.results import config_hash
 from crl.runs.folder import RunFolder, Table, write_atomically
+from crl.runs.lengths import action_repeat, agent_steps
 
 
 def restore(cells: Sequence[Cell], out: Path, table: Path = MEASURED) -> list[Path]:
@@ -27,12 +28,12 @@ def restore(cells: Sequence[Cell], out: Path, table: Path = MEASURED) -> list[Pa
     made = []
     for cell in cells:
         folder = RunFolder(cell.folder(out))
-        row = next((row for row in reversed(rows) if _is_of(row, cell) and curve_file(table, row).is_file()), None)
-        if row is None or folder.config_file.exists():
+        found = None if folder.config_file.exists() else _recorded(cell, rows)
+        if found is None or not curve_file(table, found[0]).is_file():
             continue
-        curve = curve_file(table, row)
-        steps, env_steps = int(Table(curve).rows()[-1]["step"]), int(row["env_steps"])
-        folder.create({**_config(cell, row), "run": _about(row, steps)})
+        row, config = found
+        curve, steps, env_steps = curve_file(table, row), agent_steps(config), int(row["env_steps"])
+        folder.create({**config, "run": {**_about(row), "steps": steps, "action_repeat": action_repeat(config)}})
         write_atomically(folder.eval_file, curve.read_bytes())
         folder.update_summary(
             state="finished",
@@ -53,21 +54,19 @@ def restore(cells: Sequence[Cell], out: Path, table: Path = MEASURED) -> list[Pa
     return made
 
 
-def _config(cell: Cell, row: dict[str, str]) -> dict[str, Any]:
-    return resolve(cell.agent, cell.task.env, {**cell.overrides, "train.threads": row["threads"] or None})
+def _recorded(cell: Cell, rows: Sequence[dict[str, str]]) -> tuple[dict[str, str], dict[str, Any]] | None:
+    """The last row of the cell's run, and the run's configuration."""
+    for row in reversed(rows):
+        if (row["agent"], row["env"], row["seed"]) == (cell.agent, cell.task.env, str(cell.seed)):
+            config = resolve(cell.agent, cell.task.env, {**cell.overrides, "train.threads": row["threads"] or None})
+            if row["config_hash"] == config_hash(config):
+                return row, config
+    return None
 
 
-def _is_of(row: dict[str, str], cell: Cell) -> bool:
-    if (row["agent"], row["env"], row["seed"]) != (cell.agent, cell.task.env, str(cell.seed)):
-        return False
-    return row["config_hash"] == config_hash(_config(cell, row))
-
-
-def _about(row: dict[str, str], steps: int) -> dict[str, Any]:
+def _about(row: dict[str, str]) -> dict[str, Any]:
     return {
         "seed": int(row["seed"]),
-        "steps": steps,
-        "action_repeat": int(row["env_steps"]) // steps,
         "precision": row["precision"],
         "versions": dict(entry.split("=", 1) for entry in row["versions"].split()),
         "machine": row["machine"],

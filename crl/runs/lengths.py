@@ -21,6 +21,11 @@ def action_repeat(config: Mapping[str, Any]) -> int:
     return default_action_repeat(split_id(env_id)[0]) if env_id.startswith("dmc/") else 1
 
 
+def agent_steps(config: Mapping[str, Any]) -> int:
+    """Agent steps of a whole run, at least one."""
+    return max(1, config["train"]["env_steps"] // action_repeat(config))
+
+
 def final_episodes(config: Mapping[str, Any]) -> int:
     """Episodes of the evaluation at the end of a run."""
     fields = config["train"]

@@ -29,7 +29,7 @@ from crl.envs.subgoals import reports_subgoals
 from crl.runs.checkpoint import Checkpoints, NoCheckpointError
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
-from crl.runs.lengths import action_repeat, final_episodes, never_learns
+from crl.runs.lengths import action_repeat, agent_steps, final_episodes, never_learns
 from crl.runs.run_callback import EventWriter, RunCallback, Stopped, TableWriter
 from crl.runs.state import check_finite, weights_sha256
 from crl.runs.stop import StopRequest
@@ -74,7 +74,7 @@ def new_run(
     check_device(device)
     config = resolve(agent, env_id, overrides)
     repeat = action_repeat(config)
-    total = steps if steps is not None else max(1, config["train"]["env_steps"] // repeat)
+    total = steps if steps is not None else agent_steps(config)
     wasted = never_learns(config, total)
     if wasted:
         warnings.warn(wasted, stacklevel=2)
