@@ -12,14 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from crl.agents.config import EnvFields, TrainFields
-from crl.agents.env_defaults import Row, matches, merge_rows
+from crl.agents.env_defaults import Row, merge_rows
+from crl.agents.env_kinds import kind_of
 from crl.agents.family import Family
 from crl.agents.fields import ConfigError, FieldValueError, setting
-
-#: environments with a pool of partners
-WITH_POOL = ("lbf/*", "mpe/simple-tag", "mpe/simple-spread")
-#: kinds of ids that are known to have none; of others the environment itself is asked when it is made
-_WITHOUT = ("dmc/*", "toy/*", "atari/*", "crafter/*", "gym/*", "mpe/*")
 
 
 @dataclass
@@ -102,6 +98,8 @@ class PoolTrainFields(TrainFields):
     eval_every: int = setting(50_000, "environment steps between two evaluations", low=1)
     eval_episodes: int = setting(96, "episodes of one evaluation", low=1)
     eval_envs: int = setting(16, "parallel environments of an evaluation, each with a fixed share of its episodes", low=1)
+    # without a memory a policy that never varies can run in circles until the time limit
+    eval_deterministic: bool = setting(False, "evaluations take the likeliest action; false: one drawn from the policy")
 
 
 @dataclass
@@ -158,7 +156,8 @@ def env_defaults(env_id: str) -> dict[str, Any]:
     :return: fields by dotted path
     :raises ConfigError: for an environment without others
     """
-    if any(matches(env_id, pattern) for pattern in _WITHOUT) and not any(matches(env_id, pattern) for pattern in WITH_POOL):
+    kind = kind_of(env_id)
+    if env_id.startswith("gym/") or (kind is not None and not kind.pool):
         raise ConfigError(no_pool(env_id))
     return merge_rows(env_id, ENV_ROWS, OTHER)
 

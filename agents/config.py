@@ -62,6 +62,7 @@ class TrainFields:
     eval_episodes: int = setting(10, "episodes of one evaluation", low=1)
     final_episodes: int | None = setting(None, "episodes of the evaluation at the end; none: eval_episodes", low=1)
     eval_envs: int = setting(1, "parallel environments of an evaluation, each with a fixed share of its episodes", low=1)
+    eval_deterministic: bool = setting(True, "evaluations take the likeliest action; false: one drawn from the policy")
 
 
 #: fields that earlier configurations lack, and the values that say what those runs did. At these values they are no part of
@@ -69,6 +70,7 @@ class TrainFields:
 ADDED_FIELDS: dict[str, Any] = {
     "train.final_episodes": None,
     "train.eval_envs": 1,
+    "train.eval_deterministic": True,
     "objective.temperature": None,
     "history.image_encoder": None,
     "history.image_features": 64,

@@ -6,12 +6,8 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from typing import Any
 
-from crl.agents.fields import ConfigError
-
 #: pattern of ids as in file names, and fields by dotted path
 Row = tuple[str, dict[str, Any]]
-
-_DISCRETE = ("toy/reach-discrete", "toy/chain", "atari/*", "crafter/*", "lbf/*", "mpe/*")
 
 
 def matches(env_id: str, pattern: str) -> bool:
@@ -33,13 +29,3 @@ def merge_rows(env_id: str, rows: Iterable[Row], other: Mapping[str, Any]) -> di
     for fields in [fields for pattern, fields in rows if matches(env_id, pattern)] or [dict(other)]:
         merged |= fields
     return merged
-
-
-def refuse_discrete(env_id: str, who: str) -> None:
-    """
-    :param env_id: as ``crl.envs.make_env`` takes it
-    :param who: in the message
-    :raises ConfigError: for an environment with discrete actions
-    """
-    if any(matches(env_id, pattern) for pattern in _DISCRETE):
-        raise ConfigError(f"{env_id} has discrete actions and {who} needs continuous ones: dmc/<domain>-<task> or toy/reach")

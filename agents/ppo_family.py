@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from crl.agents.config import EnvFields, TrainFields
 from crl.agents.env_defaults import Row, merge_rows
+from crl.agents.env_kinds import require_discrete
 from crl.agents.family import Family
-from crl.agents.fields import ConfigError, FieldValueError, setting
+from crl.agents.fields import FieldValueError, setting
 
 
 @dataclass
@@ -125,11 +126,7 @@ def env_defaults(env_id: str) -> dict[str, Any]:
     :return: fields by dotted path
     :raises ConfigError: for one of crl's environments with continuous actions, which this policy was never tried on
     """
-    if env_id.startswith("dmc/") or env_id == "toy/reach":
-        raise ConfigError(
-            f"{env_id} has continuous actions and PPO's recipes are for discrete ones: crafter/reward, toy/chain or "
-            "toy/reach-discrete; for DeepMind Control take curl-sac or drqv2"
-        )
+    require_discrete(env_id, "PPO of the recipes")
     return merge_rows(env_id, ENV_ROWS, {})
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from crl.agents.config import EnvFields, TrainFields, check_buffer
-from crl.agents.discrete_envs import require_discrete
 from crl.agents.env_defaults import Row, merge_rows
+from crl.agents.env_kinds import require_discrete, require_images
 from crl.agents.family import Family
 from crl.agents.fields import FieldValueError, setting
 
@@ -150,6 +150,7 @@ ENV_ROWS: list[Row] = [
             "algorithm.gamma": 0.9,
         },
     ),
+    ("toy/chain", {"replay.n_stack": 1}),
 ]
 #: everywhere else
 OTHER: dict[str, Any] = {"replay.n_stack": None}
@@ -223,9 +224,10 @@ def env_defaults(env_id: str) -> dict[str, Any]:
     """
     :param env_id: as ``crl.envs.make_env`` takes it
     :return: fields by dotted path
-    :raises ConfigError: for an environment that is no game with discrete actions
+    :raises ConfigError: for an environment of crl's with continuous actions, or that shows vectors
     """
     require_discrete(env_id, "Rainbow")
+    require_images(env_id, "Rainbow")
     return merge_rows(env_id, ENV_ROWS, OTHER)
 
 

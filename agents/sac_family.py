@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from crl.agents.config import EncoderFields, EnvFields, ReplayFields, TrainFields, check_buffer, check_images
-from crl.agents.env_defaults import merge_rows, refuse_discrete
+from crl.agents.env_defaults import merge_rows
+from crl.agents.env_kinds import require_continuous
 from crl.agents.family import Family
 from crl.agents.fields import FieldValueError, setting
 
@@ -126,7 +127,7 @@ def env_defaults(env_id: str) -> dict[str, Any]:
     :return: fields by dotted path
     :raises ConfigError: for an environment with discrete actions
     """
-    refuse_discrete(env_id, "SAC")
+    require_continuous(env_id, "SAC")
     return merge_rows(env_id, ENV_ROWS, OTHER)
 
 

@@ -87,13 +87,14 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """
-    Deterministic actions, environments of its own, no stopping at the best.
+    Environments of its own, no stopping at the best. Actions are the likeliest ones, or, where ``train.eval_deterministic`` is
+    false, drawn from the policy, the same way in each evaluation.
 
     With ``train.eval_envs`` environments side by side each has a fixed share of the episodes: the first ones to end would be
     the short ones. Which episodes they are depends on the number of environments, and on nothing else.
 
     :param model: any agent
-    :param config: of the run; ``env`` is read, and ``train.eval_envs``
+    :param config: of the run; ``env`` is read, ``train.eval_envs`` and ``train.eval_deterministic``
     :param episodes: number of episodes
     :param film: keep the frames of the first one
     :param stop: asked at every step whether to give up
@@ -101,6 +102,7 @@ def evaluate(
     """
     n_envs = min(episodes, config["train"].get("eval_envs", 1))
     quota = [episodes // n_envs + (index < episodes % n_envs) for index in range(n_envs)]
+    deterministic = config["train"].get("eval_deterministic", True)
     random_state = capture_random(model)
     env = _environments(model, config, n_envs)
     has_critic = hasattr(model, "critic")
@@ -108,13 +110,15 @@ def evaluate(
     ended: list[list[_Episode]] = [[] for _ in range(n_envs)]
     frames: list[np.ndarray] = []
     try:
+        if not deterministic:
+            th.manual_seed(EVALUATION_SEED)
         obs, state, begins = env.reset(), None, np.ones(n_envs, dtype=bool)
         while any(len(done) < share for done, share in zip(ended, quota, strict=True)):
             if stop():
                 raise EvaluationStopped
             if film and not ended[0]:
                 frames.append(_frame(env, _one(obs, 0)))
-            actions, state = model.predict(obs, state=state, episode_start=begins, deterministic=True)  # type: ignore[arg-type]
+            actions, state = model.predict(obs, state, begins, deterministic)  # type: ignore[arg-type]
             next_obs, rewards, begins, infos = env.step(actions)
             for index, episode in enumerate(running):
                 if len(ended[index]) == quota[index]:
@@ -125,7 +129,7 @@ def evaluate(
                     episode.actions.append(actions[index])
                 if begins[index]:
                     if has_critic:
-                        _value(episode, model, infos[index])
+                        _value(episode, model, infos[index], deterministic)
                     episode.partner = infos[index].get("partner_id")
                     ended[index].append(episode)
                     running[index] = _Episode()
@@ -156,11 +160,11 @@ class _Episode:
     partner: int | None = None
 
 
-def _value(episode: _Episode, model: BaseAlgorithm, info: dict[str, Any]) -> None:
+def _value(episode: _Episode, model: BaseAlgorithm, info: dict[str, Any], deterministic: bool) -> None:
     """What the critic said of an episode that has ended, and what came of it."""
     last = info["terminal_observation"]
     observations = [*episode.observations, last]
-    actions = [*episode.actions, model.predict(last, deterministic=True)[0]]
+    actions = [*episode.actions, model.predict(last, deterministic=deterministic)[0]]
     terminated = not info["TimeLimit.truncated"]
     episode.q_value, episode.mc_return = _compare(model, observations, actions, episode.rewards, terminated)
     episode.observations, episode.actions = [], []

@@ -294,7 +294,7 @@ def _learn(
             EventWriter(str(folder.path / "tensorboard"), model.num_timesteps),
         ]
         model.set_logger(Logger(str(folder.path), writers))
-        folder.update_summary(state="running", error=None)
+        folder.update_summary(state="running", error=None, stopped_by=None)
         # the run's own callback comes last: objectives have caught up by then
         model.learn(left, callback=[*callbacks, own], reset_num_timesteps=model.num_timesteps == 0, log_interval=4)
         if left > 0:

@@ -128,11 +128,24 @@ def test_values_of_rl_zoo3():
         assert flat["train.env_steps"] == 4 * float(values["n_timesteps"])
 
 
-@pytest.mark.parametrize("env_id", ["dmc/cheetah-run", "toy/reach", "crafter/reward"])
-def test_other_environments_are_refused(env_id):
+@pytest.mark.parametrize(("env_id", "what"), [
+    ("dmc/cheetah-run", "continuous actions"), ("toy/reach", "continuous actions"),
+    ("lbf/8x8-2p-2f", "shows vectors"), ("mpe/simple_tag", "shows vectors"),
+])  # fmt: skip
+def test_other_environments_are_refused(env_id, what):
     for agent in ("curl-rainbow", "spr", "dqn", "qrdqn", "ppo"):
-        with pytest.raises(ConfigError, match=rf"{env_id} is none: choose atari/<Game> \(atari/Pong\), toy/reach-discrete"):
+        with pytest.raises(
+            ConfigError, match=rf"{env_id} (has|shows).*{what.split()[-1]}.*: atari/<Game> \(atari/Pong\), crafter"
+        ):
             resolve(agent, env_id)
+
+
+@pytest.mark.parametrize("agent", ["curl-rainbow", "curl-dqn", "curl-ppo"])
+def test_any_pictures_with_discrete_actions_will_do(agent, tmp_path):
+    """toy/chain shows one frame, where the other toys stack three."""
+    folder = new_run(agent, "toy/chain", small(agent), seed=2, out=tmp_path / "run", steps=60, checkpoint_every=0)
+    assert np.isfinite(train(folder, show_progress=False)["final_return"])
+    assert parse(resolve(agent, "crafter/reward")).env.id == "crafter/reward"
 
 
 @pytest.mark.parametrize("agent, overrides, error, message", [

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import PPO
 
 from crl.envs import EnvironmentOptionError, make_env, make_vec_env
@@ -35,6 +36,30 @@ def test_each_partner_plays_its_own_episodes():
         assert result.returns == pytest.approx(returns) and result.partners == [names.index(name)] * 3
     with pytest.raises(EnvironmentOptionError, match="gym/CartPole-v1 has no pool of partners"):
         evaluate_per_partner(model, config("gym/CartPole-v1"), 1)
+
+
+def test_actions_that_are_drawn():
+    """The same draws in each evaluation, whatever was drawn before, and none of them is missed afterwards."""
+    options = dict(penalty=0.05, relative=True, time_limit=20)
+    model = agent("lbf/8x8-2p-2f-coop", **options)
+    drawn = config("lbf/8x8-2p-2f-coop", **options)
+    drawn["train"]["eval_deterministic"] = False
+    env = make_env("lbf/8x8-2p-2f-coop", seed=EVALUATION_SEED, evaluation=True, **options)
+    th.manual_seed(EVALUATION_SEED)
+    returns = []
+    for _ in range(4):
+        (obs, _), total, over = env.reset(), 0.0, False
+        while not over:
+            obs, reward, terminated, truncated, _ = env.step(model.predict(obs)[0])
+            total, over = total + reward, terminated or truncated
+        returns.append(total)
+    th.manual_seed(7)
+    state = th.get_rng_state()
+    assert evaluate(model, drawn, 4).returns == pytest.approx(returns)
+    assert (th.get_rng_state() == state).all()
+    th.manual_seed(8)
+    assert evaluate(model, drawn, 4).returns == pytest.approx(returns)
+    assert evaluate(model, config("lbf/8x8-2p-2f-coop", **options), 4).returns != pytest.approx(returns)
 
 
 @pytest.mark.parametrize("options", [{}, dict(pixels=True, oracle=True)])
