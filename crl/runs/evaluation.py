@@ -118,7 +118,8 @@ def evaluate(
                 raise EvaluationStopped
             if film and not ended[0]:
                 frames.append(_frame(env, _one(obs, 0)))
-            actions, state = model.predict(obs, state, begins, deterministic)  # type: ignore[arg-type]
+            told: Any = dict(state=state, episode_start=begins, deterministic=deterministic)
+            actions, state = model.predict(obs, **told)
             next_obs, rewards, begins, infos = env.step(actions)
             for index, episode in enumerate(running):
                 if len(ended[index]) == quota[index]:
