@@ -119,7 +119,7 @@ def evaluate(
             if film and not ended[0]:
                 frames.append(_frame(env, _one(obs, 0)))
             told: Any = dict(state=state, episode_start=begins, deterministic=deterministic)
-            actions, state = model.predict(obs, **told)
+            actions, state = model.predict(obs, **told)  # type: ignore[arg-type]
             next_obs, rewards, begins, infos = env.step(actions)
             for index, episode in enumerate(running):
                 if len(ended[index]) == quota[index]:
