@@ -157,7 +157,7 @@ def env_defaults(env_id: str) -> dict[str, Any]:
     :raises ConfigError: for an environment without others
     """
     kind = kind_of(env_id)
-    if env_id.startswith("gym/") or (kind is not None and not kind.pool):
+    if kind is not None and not kind.pool:
         raise ConfigError(no_pool(env_id))
     return merge_rows(env_id, ENV_ROWS, OTHER)
 

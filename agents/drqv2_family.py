@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from crl.agents.config import EncoderFields, EnvFields, ReplayFields, TrainFields, check_buffer, check_images
 from crl.agents.env_defaults import Row, merge_rows
-from crl.agents.env_kinds import require_continuous
+from crl.agents.env_kinds import require
 from crl.agents.family import Family
 from crl.agents.fields import setting
 
@@ -129,7 +129,7 @@ def env_defaults(env_id: str) -> dict[str, Any]:
     :return: fields by dotted path
     :raises ConfigError: for an environment with discrete actions
     """
-    require_continuous(env_id, "DrQ-v2")
+    require(env_id, "DrQ-v2", "continuous")
     return merge_rows(env_id, ENV_ROWS, OTHER)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from crl.agents.config import EnvFields, TrainFields
 from crl.agents.env_defaults import Row, merge_rows
-from crl.agents.env_kinds import require_discrete
+from crl.agents.env_kinds import require
 from crl.agents.family import Family
 from crl.agents.fields import FieldValueError, setting
 
@@ -126,7 +126,7 @@ def env_defaults(env_id: str) -> dict[str, Any]:
     :return: fields by dotted path
     :raises ConfigError: for one of crl's environments with continuous actions, which this policy was never tried on
     """
-    require_discrete(env_id, "PPO of the recipes")
+    require(env_id, "PPO of the recipes", "discrete")
     return merge_rows(env_id, ENV_ROWS, {})
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from crl.agents.config import EnvFields, TrainFields, check_buffer
 from crl.agents.env_defaults import Row, merge_rows
-from crl.agents.env_kinds import require_discrete, require_images
+from crl.agents.env_kinds import require
 from crl.agents.family import Family
 from crl.agents.fields import FieldValueError, setting
 
@@ -133,6 +133,8 @@ TOY_TRAIN: dict[str, Any] = {
     "train.eval_episodes": 20,
     "train.threads": 1,
 }
+#: the toy that shows one frame, where others stack three
+ONE_FRAME: Row = ("toy/chain", {"replay.n_stack": 1})
 ENV_ROWS: list[Row] = [
     ("atari/*", ATARI_TRAIN),
     (
@@ -150,7 +152,7 @@ ENV_ROWS: list[Row] = [
             "algorithm.gamma": 0.9,
         },
     ),
-    ("toy/chain", {"replay.n_stack": 1}),
+    ONE_FRAME,
 ]
 #: everywhere else
 OTHER: dict[str, Any] = {"replay.n_stack": None}
@@ -226,8 +228,7 @@ def env_defaults(env_id: str) -> dict[str, Any]:
     :return: fields by dotted path
     :raises ConfigError: for an environment of crl's with continuous actions, or that shows vectors
     """
-    require_discrete(env_id, "Rainbow")
-    require_images(env_id, "Rainbow")
+    require(env_id, "Rainbow", "discrete", "images")
     return merge_rows(env_id, ENV_ROWS, OTHER)
 
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from crl.agents.config import EnvFields, TrainFields, check_buffer
 from crl.agents.env_defaults import Row, merge_rows
-from crl.agents.env_kinds import require_discrete, require_images
+from crl.agents.env_kinds import require
 from crl.agents.family import Family
 from crl.agents.fields import FieldValueError, setting
-from crl.agents.rainbow_family import ATARI_TRAIN, TOY_TRAIN
+from crl.agents.rainbow_family import ATARI_TRAIN, ONE_FRAME, TOY_TRAIN
 
 
 @dataclass
@@ -162,9 +162,8 @@ _TOY_DQN: dict[str, Any] = {
     "algorithm.target_update_interval": 200,
     "algorithm.exploration_fraction": 0.3,
 }
-_ONE_FRAME: Row = ("toy/chain", {"replay.n_stack": 1})
-DQN_ROWS: list[Row] = [("atari/*", _ATARI), ("toy/*", _TOY_DQN), _ONE_FRAME]
-QRDQN_ROWS: list[Row] = [("atari/*", _ATARI), ("toy/*", {**_TOY_DQN, "algorithm.n_quantiles": 50}), _ONE_FRAME]
+DQN_ROWS: list[Row] = [("atari/*", _ATARI), ("toy/*", _TOY_DQN), ONE_FRAME]
+QRDQN_ROWS: list[Row] = [("atari/*", _ATARI), ("toy/*", {**_TOY_DQN, "algorithm.n_quantiles": 50}), ONE_FRAME]
 PPO_ROWS: list[Row] = [
     ("atari/*", {**_ATARI, "train.n_envs": 8}),
     (
@@ -184,8 +183,7 @@ PPO_ROWS: list[Row] = [
 
 def _env_defaults(rows: list[Row], who: str, other: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     def defaults(env_id: str) -> dict[str, Any]:
-        require_discrete(env_id, who)
-        require_images(env_id, who)
+        require(env_id, who, "discrete", "images")
         return merge_rows(env_id, rows, other)
 
     return defaults

@@ -294,7 +294,9 @@ def _run(
             folder.update_summary(stopped_by=stop.name)
             raise Stopped(stop.name)
     rate = (work.n_updates - began_at) / max(time.monotonic() - began, 1e-9)
-    folder.update_summary(state="finished", updates_per_second=round(rate, 3), encoder=folder.encoder_file.name)
+    folder.update_summary(
+        state="finished", stopped_by=None, updates_per_second=round(rate, 3), encoder=folder.encoder_file.name
+    )
     return folder.summary()
 
 

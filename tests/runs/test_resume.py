@@ -61,6 +61,7 @@ def test_sigterm_saves_and_resume_goes_on(reference, tmp_path):
     assert summary(run)["stopped_by"] == "SIGTERM" and summary(run)["steps"] >= 60
     assert crl("resume", run).returncode == 0
     assert summary(run)["weights_sha256"] == summary(path)["weights_sha256"]
+    assert summary(run)["state"] == "finished" and summary(run)["stopped_by"] is None
 
 
 def test_a_second_signal_is_not_waited_for(tmp_path):
