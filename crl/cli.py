@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from crl.runs.return_text import return_text
 from crl.runs.settings import settings
 from crl.runs.stop import STOPPED, StopRequest
 
@@ -370,7 +371,7 @@ def _resume(command: Resume) -> int:
             return _supervise_pretraining(pretraining, stop)
     folder = _open(command.run)
     if folder.summary().get("state") == "finished":
-        print(f"{folder.path} is finished: final return {folder.summary()['final_return']:.1f}")
+        print(f"{folder.path} is finished: final return {return_text(folder.summary()['final_return'])}")
         return 0
     with StopRequest() as stop:
         _prepare()
@@ -395,7 +396,7 @@ def _supervise(action: Any, folder: Any, stop_request: StopRequest) -> int:
         )
         return 1
     print(
-        f"{folder.path}: final return {summary['final_return']:.1f} over {summary['eval_episodes']} episodes after "
+        f"{folder.path}: final return {return_text(summary['final_return'])} over {summary['eval_episodes']} episodes after "
         f"{summary['env_steps']} environment steps, {summary['updates_per_second']:.1f} updates/s"
     )
     return 0
@@ -423,10 +424,11 @@ def _eval(command: Eval) -> int:
         from crl.runs.partner_evaluation import evaluate_per_partner
 
         for name, found in evaluate_per_partner(model, config, command.episodes).items():
-            print(f"{name:22} return {found.mean:.2f} +- {found.std:.2f} over {command.episodes} episodes")
+            print(f"{name:22} return {return_text(found.mean)} +- {return_text(found.std)} over {command.episodes} episodes")
     result = evaluate(model, config, command.episodes, film=command.video)
     print(
-        f"return {result.mean:.2f} +- {result.std:.2f} over {command.episodes} episodes, at agent step {model.num_timesteps}"
+        f"return {return_text(result.mean)} +- {return_text(result.std)} over {command.episodes} episodes, "
+        f"at agent step {model.num_timesteps}"
     )
     if command.video:
         path = folder.video / f"step{model.num_timesteps}.mp4"

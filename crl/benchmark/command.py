@@ -20,6 +20,7 @@ from crl.benchmark.launch import Executor
 from crl.benchmark.plan import write_plan
 from crl.benchmark.runner import Bench, Job, results
 from crl.benchmark.suite import load_suite
+from crl.runs.return_text import return_text
 from crl.runs.stop import STOPPED
 
 
@@ -160,7 +161,7 @@ def print_results(work: Bench) -> None:
     """What came of it, as Markdown."""
     print("| agent | task | seed | state | return | steps |\n|---|---|---|---|---|---|")
     for row in results(work.jobs):
-        value = "" if row["return"] is None else f"{row['return']:.1f}"
+        value = "" if row["return"] is None else return_text(row["return"])
         state = row["state"] if not row["error"] else f"{row['state']} ({row['error']})"
         state += "; last evaluation" if row["state"] == "failed" else ""
         print(f"| {row['agent']} | {row['task']} | {row['seed']} | {state} | {value} | {row['steps']} |")
@@ -172,7 +173,7 @@ def _table(work: Bench) -> Table:
     paused = f"  PAUSED by {work.pause_file}" if work.pause_file.exists() else ""
     table = Table("agent", "task", "seed", "state", "steps", "return", title=counts + paused)
     for row in results([job for job in work.jobs if job.state in ("running", "elsewhere", "failed")]):
-        value = "" if row["return"] is None else f"{row['return']:.1f}"
+        value = "" if row["return"] is None else return_text(row["return"])
         state = f"{row['state']} on {row['host']}" if row["host"] else row["state"]
         table.add_row(row["agent"], row["task"], str(row["seed"]), state, f"{row['steps']}/{row['of'] or '?'}", value)
     return table

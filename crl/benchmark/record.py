@@ -13,6 +13,7 @@ from crl.benchmark.grid import TUNING_SEEDS
 from crl.benchmark.plan import read_plan
 from crl.benchmark.results import config_hash, find_runs, newest_probe
 from crl.runs.folder import RunFolder, RunFolderError, Table, write_atomically
+from crl.runs.return_text import return_digits
 
 MEASURED = Path(__file__).parent / "data" / "measured.csv"
 KEYS = ("agent", "env", "seed", "config_hash", "revision")
@@ -39,14 +40,14 @@ def measured_row(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path} ran on the tuning seed {about['seed']}, and such runs are never reported")
     if about["revision"] is None or about["revision"].endswith("-dirty"):
         raise RecordError(f"{path} ran at revision {about['revision']}, which nobody can look up")
-    last = Table(folder.eval_file).rows()[-1]
+    std, mean = float(Table(folder.eval_file).rows()[-1]["std"]), summary["final_return"]
     return {
         "agent": config["agent"],
         "env": config["env"]["id"],
         "seed": about["seed"],
         "env_steps": summary["env_steps"],
-        "final_return": round(summary["final_return"], 1),
-        "std_over_episodes": round(float(last["std"]), 1),
+        "final_return": round(mean, return_digits(mean)),
+        "std_over_episodes": round(std, return_digits(std)),
         "eval_episodes": summary["eval_episodes"],
         "updates_per_second": summary["updates_per_second"],
         "hours": round(summary["seconds"] / 3600, 2),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from crl.benchmark.statistics import Estimate
+from crl.runs.return_text import return_text
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Table:
     :param title: shown above it
     :param columns: their names
     :param rows: an :class:`~crl.benchmark.statistics.Estimate` is shown as ``point [low, high]``; in CSV it takes four columns
-    :param digits: decimals of numbers
+    :param digits: decimals of numbers; None: as many as returns are shown with
     :param apart: rows from this one on are set apart by a line, such as published ones below ours; None: all together
     :param text: columns of words, that may be broken; the others are numbers and names
     """
@@ -41,7 +42,7 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: list[Sequence[Cell]] = field(default_factory=list)
-    digits: int = 1
+    digits: int | None = None
     apart: int | None = None
     text: Sequence[str] = ()
 
@@ -61,6 +62,8 @@ class Table:
         if isinstance(cell, list):
             return ", ".join(link.text for link in cell)
         if isinstance(cell, float):
+            if self.digits is None:
+                return return_text(cell)
             # no minus before a zero
             return f"{round(cell, self.digits) + 0.0:.{self.digits}f}"
         return "" if cell is None else str(cell)

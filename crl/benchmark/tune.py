@@ -23,6 +23,7 @@ from crl.benchmark.search import Space, parse_search
 from crl.benchmark.suite import Task
 from crl.envs.make import check_env_id
 from crl.runs.folder import RunFolder, RunFolderError, Table, write_atomically
+from crl.runs.return_text import return_text
 from crl.runs.stop import STOPPED, StopRequest
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class Search:
         print(f"| trial | {' | '.join(names)} | state | mean return |\n|{'---|' * (len(names) + 3)}")
         for frozen in self.study.trials:
             values = " | ".join(_shown(frozen.params.get(name, "")) for name in names)
-            value = f"{frozen.value:.1f}" if frozen.state == TrialState.COMPLETE else ""
+            value = return_text(frozen.value) if frozen.state == TrialState.COMPLETE else ""
             print(f"| {frozen.number} | {values} | {frozen.state.name.lower()} | {value} |")
         if not self.study.get_trials(states=(TrialState.COMPLETE,)):
             print("no trial has finished all of its runs: there is no best one", file=sys.stderr)
@@ -229,14 +230,15 @@ class Search:
         seeds = ", ".join(map(str, self.plan.seeds))
         head = (
             f"# Best of {len(self.study.trials)} trials of {self.plan.agent} on {self.plan.env}: mean return "
-            f"{best.value:.1f}\n# over the tuning seeds {seeds}, on which it must not be reported. Give this file to --set.\n"
+            f"{return_text(best.value)}\n# over the tuning seeds {seeds}, on which it must not be reported. "
+            "Give this file to --set.\n"
         )
         flat = flatten(resolve(self.plan.agent, self.plan.env, {**self.plan.fixed, **best.params}))
         chosen = {name: flat[name] for name in names}
         file = self.folder / "best.yaml"
         write_atomically(file, (head + yaml.safe_dump(chosen, sort_keys=False)).encode())
         settings = " ".join(f"{name}={_shown(value)}" for name, value in chosen.items())
-        print(f"\nbest: trial {best.number}, mean return {best.value:.1f} over seeds {seeds}: {settings}")
+        print(f"\nbest: trial {best.number}, mean return {return_text(best.value)} over seeds {seeds}: {settings}")
         print(f"use it: crl train {self.plan.agent} {self.plan.env} --set {file}")
         return True
 
@@ -276,7 +278,8 @@ class _Reports:
 def _told(frozen: FrozenTrial) -> str:
     settings = " ".join(f"{name}={_shown(value)}" for name, value in frozen.params.items())
     state = frozen.state.name.lower()
-    return f"{settings}: {f'mean return {frozen.value:.1f}' if frozen.value is not None and state == 'complete' else state}"
+    told = frozen.value is not None and state == "complete"
+    return f"{settings}: {f'mean return {return_text(frozen.value)}' if told else state}"
 
 
 def _shown(value: Any) -> str:

@@ -19,6 +19,7 @@ from crl.runs.checkpoint import Checkpoints
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
 from crl.runs.lengths import final_episodes
+from crl.runs.return_text import return_text
 from crl.runs.state import check_finite
 from crl.runs.stop import PAUSE_FILE, StopRequest
 
@@ -198,7 +199,7 @@ class RunCallback(BaseCallback):
         """Return, loss and speed for the bar."""
         parts = []
         if self.model.ep_info_buffer:
-            parts.append(f"return {safe_mean([info['r'] for info in self.model.ep_info_buffer]):.1f}")
+            parts.append(f"return {return_text(safe_mean([info['r'] for info in self.model.ep_info_buffer]))}")
         for key in ("train/critic_loss", "train/loss"):
             if key in self.model.logger.name_to_value:  # it is there now and then, and shown until the next
                 self._loss = f"loss {self.model.logger.name_to_value[key]:.3g}"
