@@ -126,9 +126,9 @@ ATARI_TRAIN: dict[str, Any] = {
     "train.final_episodes": 100,
     "train.eval_envs": 10,
 }
-#: a run on the toy: 32x32, three frames, episodes of 50 steps, a minute or two on one core
+#: a run on the toy: 32x32, three frames, episodes of 50 steps, minutes on one core
 TOY_TRAIN: dict[str, Any] = {
-    "train.env_steps": 3000,
+    "train.env_steps": 4000,
     "train.eval_every": 1000,
     "train.eval_episodes": 20,
     "train.threads": 1,
@@ -142,13 +142,14 @@ ENV_ROWS: list[Row] = [
         {
             **TOY_TRAIN,
             "replay.n_stack": 3,
+            # where the ball is has to be learned from few images: without shifts nothing is in so few steps
+            "replay.augment": "random_shift",
             "replay.pad": 2,
             "objective.crop": 30,
             "objective.pad": 2,
             "objective.size": 32,
             "policy.v_min": 0.0,
             "algorithm.learning_rate": 1e-3,
-            "algorithm.target_update_interval": 100,
             "algorithm.gamma": 0.9,
         },
     ),
@@ -167,7 +168,12 @@ ON_TOY: tuple[tuple[str, str, Any], ...] = (
     ("toy/*", "policy.filters", 16),
     ("toy/*", "policy.layers", 4),
     ("toy/*", "algorithm.n_steps", 3),
-    # lengths of a run of 3000 steps, not of 100000
+    # noise of an untrained network hardly moves the ball: who acts by it alone sees one corner
+    ("toy/*", "algorithm.random_start", True),
+    ("toy/*", "algorithm.exploration_initial_eps", 1.0),
+    ("toy/*", "algorithm.batch_size", 64),
+    # lengths of a run of 4000 steps, not of 100000
+    ("toy/*", "algorithm.target_update_interval", 1),
     ("toy/*", "algorithm.buffer_size", 20_000),
     ("toy/*", "algorithm.learning_starts", 300),
     ("toy/*", "algorithm.exploration_steps", 500),

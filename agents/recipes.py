@@ -120,7 +120,11 @@ RECIPES: dict[str, Recipe] = {
         env_changes=ON_TOY,
     ),
     "spr": Recipe(
-        "SPR: Rainbow on shifted images that predicts its own future latent states", RAINBOW, changes=SPR, env_changes=ON_TOY
+        "SPR: Rainbow on shifted images that predicts its own future latent states",
+        RAINBOW,
+        changes=SPR,
+        # two updates a step, of six images each
+        env_changes=(*ON_TOY, ("toy/*", "algorithm.batch_size", 32)),
     ),
     "spr-no-prediction": Recipe(
         "spr without its loss: Rainbow on shifted images", parent="spr", changes=(("objective.weight", 0.0),)
