@@ -171,7 +171,6 @@ ON_TOY: tuple[tuple[str, str, Any], ...] = (
     # noise of an untrained network hardly moves the ball: who acts by it alone sees one corner
     ("toy/*", "algorithm.random_start", True),
     ("toy/*", "algorithm.exploration_initial_eps", 1.0),
-    ("toy/*", "algorithm.batch_size", 64),
     # lengths of a run of 4000 steps, not of 100000
     ("toy/*", "algorithm.target_update_interval", 1),
     ("toy/*", "algorithm.buffer_size", 20_000),

@@ -100,7 +100,11 @@ RECIPES: dict[str, Recipe] = {
     "curl-rainbow": Recipe(
         "CURL on Atari: data-efficient Rainbow with the contrast in every transition's loss",
         RAINBOW,
-        env_changes=(*ON_TOY, *((game, "objective.weight", 0.01) for game in WEAK_CONTRAST)),
+        env_changes=(
+            *ON_TOY,
+            ("toy/*", "algorithm.batch_size", 64),
+            *((game, "objective.weight", 0.01) for game in WEAK_CONTRAST),
+        ),
     ),
     "der": Recipe(
         "data-efficient Rainbow: curl-rainbow without the contrast",
@@ -123,8 +127,7 @@ RECIPES: dict[str, Recipe] = {
         "SPR: Rainbow on shifted images that predicts its own future latent states",
         RAINBOW,
         changes=SPR,
-        # two updates a step, of six images each
-        env_changes=(*ON_TOY, ("toy/*", "algorithm.batch_size", 32)),
+        env_changes=ON_TOY,
     ),
     "spr-no-prediction": Recipe(
         "spr without its loss: Rainbow on shifted images", parent="spr", changes=(("objective.weight", 0.0),)
