@@ -219,7 +219,7 @@ def test_rainbow_is_built_as_resolved(agent):
     for name, value in config["algorithm"].items():
         if name not in elsewhere:
             assert getattr(model, name) == value, name
-    assert all(group["eps"] == 1.5e-4 for group in model.policy.optimizer.param_groups)
+    assert all(group["eps"] == config["algorithm"]["adam_eps"] for group in model.policy.optimizer.param_groups)
     for name in ("n_atoms", "v_min", "v_max", "dueling", "noisy", "sigma0", "shared_arch", "grad_scale"):
         assert getattr(model.q_net, name) == config["policy"][name], name
     weight = config["objective"]["weight"]
