@@ -221,8 +221,7 @@ class Search:
         print(f"| trial | {' | '.join(names)} | state | mean return |\n|{'---|' * (len(names) + 3)}")
         for frozen in self.study.trials:
             values = " | ".join(_shown(frozen.params.get(name, "")) for name in names)
-            value = return_text(frozen.value) if frozen.state == TrialState.COMPLETE else ""
-            print(f"| {frozen.number} | {values} | {frozen.state.name.lower()} | {value} |")
+            print(f"| {frozen.number} | {values} | {frozen.state.name.lower()} | {_mean_return(frozen)} |")
         if not self.study.get_trials(states=(TrialState.COMPLETE,)):
             print("no trial has finished all of its runs: there is no best one", file=sys.stderr)
             return False
@@ -230,7 +229,7 @@ class Search:
         seeds = ", ".join(map(str, self.plan.seeds))
         head = (
             f"# Best of {len(self.study.trials)} trials of {self.plan.agent} on {self.plan.env}: mean return "
-            f"{return_text(best.value)}\n# over the tuning seeds {seeds}, on which it must not be reported. "
+            f"{_mean_return(best)}\n# over the tuning seeds {seeds}, on which it must not be reported. "
             "Give this file to --set.\n"
         )
         flat = flatten(resolve(self.plan.agent, self.plan.env, {**self.plan.fixed, **best.params}))
@@ -238,7 +237,7 @@ class Search:
         file = self.folder / "best.yaml"
         write_atomically(file, (head + yaml.safe_dump(chosen, sort_keys=False)).encode())
         settings = " ".join(f"{name}={_shown(value)}" for name, value in chosen.items())
-        print(f"\nbest: trial {best.number}, mean return {return_text(best.value)} over seeds {seeds}: {settings}")
+        print(f"\nbest: trial {best.number}, mean return {_mean_return(best)} over seeds {seeds}: {settings}")
         print(f"use it: crl train {self.plan.agent} {self.plan.env} --set {file}")
         return True
 
@@ -277,9 +276,15 @@ class _Reports:
 
 def _told(frozen: FrozenTrial) -> str:
     settings = " ".join(f"{name}={_shown(value)}" for name, value in frozen.params.items())
-    state = frozen.state.name.lower()
-    told = frozen.value is not None and state == "complete"
-    return f"{settings}: {f'mean return {return_text(frozen.value)}' if told else state}"
+    mean = _mean_return(frozen)
+    return f"{settings}: {f'mean return {mean}' if mean else frozen.state.name.lower()}"
+
+
+def _mean_return(frozen: FrozenTrial) -> str:
+    """Nothing of a trial that was cut short: what it was last told is of fewer steps."""
+    if frozen.value is None or frozen.state.name != "COMPLETE":
+        return ""
+    return return_text(frozen.value)
 
 
 def _shown(value: Any) -> str:
