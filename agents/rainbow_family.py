@@ -168,7 +168,7 @@ ON_TOY: tuple[tuple[str, str, Any], ...] = (
     ("toy/*", "policy.filters", 16),
     ("toy/*", "policy.layers", 4),
     ("toy/*", "algorithm.n_steps", 3),
-    # noise of an untrained network hardly moves the ball: who acts by it alone sees one corner
+    # in so few steps noise alone explores too little
     ("toy/*", "algorithm.random_start", True),
     ("toy/*", "algorithm.exploration_initial_eps", 1.0),
     # lengths of a run of 4000 steps, not of 100000

@@ -62,10 +62,7 @@ class Table:
         if isinstance(cell, list):
             return ", ".join(link.text for link in cell)
         if isinstance(cell, float):
-            if self.digits is None:
-                return return_text(cell)
-            # no minus before a zero
-            return f"{round(cell, self.digits) + 0.0:.{self.digits}f}"
+            return return_text(cell, self.digits)
         return "" if cell is None else str(cell)
 
     def csv(self) -> str:
