@@ -43,6 +43,7 @@ def bench(
     gpus_per_run: float = 0.0,
     slurm: Sequence[str] = (),
     probe: bool = False,
+    retry_failed: bool = False,
 ) -> int:
     """
     :param suite: name or YAML file
@@ -59,6 +60,7 @@ def bench(
     :param gpus_per_run: GPUs, or the part of one, that a cluster reserves for each run
     :param slurm: ``KEY=VALUE`` for submitit's executor
     :param probe: let ``crl probe`` follow each finished run
+    :param retry_failed: try runs anew that have failed in an earlier command
     :return: exit code: 0 when every run has finished, 1 when one has failed, 130 when it was stopped
     :raises ValueError: for anything wrong, before anything is started
     """
@@ -72,7 +74,7 @@ def bench(
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = workers_that_fit(cells, cores, threads, psutil.virtual_memory().available) if local else len(cells)
-    work = Bench(cells, folder, workers, threads, checkpoint_every, probe=_probe_arguments() if probe else None)
+    work = Bench(cells, folder, workers, threads, checkpoint_every, None, _probe_arguments() if probe else None, retry_failed)
     if dry_run:
         print_forecast(work)
         return 0
@@ -93,7 +95,10 @@ def bench(
     if not ended:
         print(f"stopped; the runs have been saved. Go on with the same command (--out {folder})", file=sys.stderr)
         return STOPPED
-    return 1 if work.count("failed") else 0
+    if work.count("failed"):
+        print("failed runs stay as they are; to try them once more, add --retry-failed", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _check_executor(executor: str, gpus_per_run: float, slurm: Sequence[str]) -> None:
@@ -163,7 +168,7 @@ def print_results(work: Bench) -> None:
     for row in results(work.jobs):
         value = "" if row["return"] is None else return_text(row["return"])
         state = row["state"] if not row["error"] else f"{row['state']} ({row['error']})"
-        state += "; last evaluation" if row["state"] == "failed" else ""
+        state += "; last evaluation" if row["state"] == "failed" and value else ""
         print(f"| {row['agent']} | {row['task']} | {row['seed']} | {state} | {value} | {row['steps']} |")
 
 

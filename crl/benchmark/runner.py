@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ State = Literal["waiting", "running", "elsewhere", "finished", "failed"]
 ATTEMPTS = 2
 #: a run whose worker is lost is handed over again; after so many times in a row without a checkpoint it has failed
 LOSSES = 5
+#: how runs end that were asked to: they saved themselves, or they were not far enough to listen for signals yet
+_ASKED = (STOPPED, -signal.SIGTERM, -signal.SIGINT)
 
 
 class BenchError(ValueError):
@@ -40,6 +43,9 @@ class Job:
     :param losses: workers lost since it last got on
     :param lost_at: agent step of its last checkpoint then
     :param handle: from handing it over to its end
+    :param state: see :data:`State`
+    :param error: why it failed
+    :param crash: how it ended the last time, where that was no way to end
     """
 
     cell: Cell
@@ -51,6 +57,7 @@ class Job:
     handle: Handle | None = None
     state: State = "waiting"
     error: str = ""
+    crash: str = ""
 
     @cached_property
     def total_steps(self) -> int:
@@ -70,6 +77,7 @@ class Bench:
     :param checkpoint_every: agent steps between checkpoints of each run
     :param executor: where runs are computed; None takes this machine
     :param probe: arguments of ``crl probe``, which every finished run is given to; None leaves it out
+    :param retry_failed: try runs anew that have failed before, from their last checkpoint
     """
 
     cells: Sequence[Cell]
@@ -79,6 +87,7 @@ class Bench:
     checkpoint_every: int = 2500
     executor: Executor | None = None
     probe: Sequence[str] | None = None
+    retry_failed: bool = False
     jobs: list[Job] = field(default_factory=list)
     #: set it, and :meth:`run` comes to an end as after a signal
     halted: bool = False
@@ -87,11 +96,13 @@ class Bench:
         if self.workers < 1 or self.threads < 1:
             raise BenchError(f"--workers {self.workers}, --threads {self.threads}: at least 1")
         self.executor = self.executor or LocalExecutor()
-        crashes = self._noted_crashes()
+        crashes = {} if self.retry_failed else self._noted_crashes()
         for cell in self.cells:
             folder = RunFolder(cell.folder(self.out))
-            job = Job(cell, folder, self._launch(cell, folder), crashes.get(cell.name, 0))
+            job = Job(cell, folder, self._launch(cell, folder))
             if folder.config_file.exists():
+                # one that was moved away, or never came to have a folder, begins anew
+                job.attempts = crashes.get(cell.name, 0)
                 differ = same_run(cell, folder.config())
                 if differ:
                     raise BenchError(
@@ -154,11 +165,19 @@ class Bench:
         elif job.attempts >= ATTEMPTS and summary.get("state") == "finished":
             job.state, job.error = "finished", f"not probed: {job.launch.log}"
         elif job.attempts >= ATTEMPTS:
-            job.state, job.error = "failed", str(summary.get("error") or "crashed")
+            told = summary.get("error") if summary.get("state") == "failed" else None
+            job.state, job.error = "failed", str(told or f"{job.crash or 'crashed'}: {job.launch.log}")
         elif job.losses >= LOSSES:
             job.state, job.error = "failed", f"{job.losses} workers were lost, one after the other: {job.launch.log}"
         else:
             job.state = "elsewhere" if job.folder.is_held() else "waiting"
+
+    def _give_up(self, job: Job) -> None:
+        """Let the folder of a failed run say so: one that was killed could not, and would seem to be running for ever."""
+        if job.state != "failed" or not job.folder.config_file.exists() or job.folder.is_held():
+            return
+        if job.folder.summary().get("state") != "failed":
+            job.folder.update_summary(state="failed", error=job.error)
 
     def count(self, state: State) -> int:
         """Jobs in that state."""
@@ -187,6 +206,8 @@ class Bench:
         with StopRequest() as stop, self._alone():
             try:
                 self._adopt()
+                for job in self.jobs:
+                    self._give_up(job)
                 while any(job.state in ("waiting", "running", "elsewhere") for job in self.jobs):
                     if stop.signal is not None or self.halted:
                         return False
@@ -238,14 +259,16 @@ class Bench:
             steps = int(job.folder.summary().get("steps", 0))
             job.losses = 1 if steps > job.lost_at else job.losses + 1
             job.lost_at = steps
-        elif outcome == STOPPED or job.launch.command() is None:
+        elif outcome in _ASKED or job.launch.command() is None:
             pass
         elif outcome == 0:
             job.attempts = 0  # the next stage may crash once, too
         else:
             job.attempts += 1
+            job.crash = _how(outcome)
             self._note()
         self._look(job)
+        self._give_up(job)
 
     def _stop_all(self) -> None:
         under_way = [job for job in self.jobs if job.handle is not None]
@@ -256,6 +279,14 @@ class Bench:
             assert job.handle is not None
             self._ended(job, job.handle.wait())
             Path(job.launch.stop_file).unlink(missing_ok=True)
+
+
+def _how(outcome: Outcome) -> str:
+    """In words, how a process ended."""
+    if not isinstance(outcome, int) or outcome >= 0:
+        return f"ended with exit code {outcome}"
+    killed = f"killed by {signal.Signals(-outcome).name}"
+    return f"{killed}, as when memory runs out" if -outcome == signal.SIGKILL else killed
 
 
 def as_text(value: Any) -> str:

@@ -163,13 +163,49 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch):
 
 
 class Crashing(Handled):
-    """An executor whose launches end with that code, at once."""
+    """An executor whose launches end with that code, at once, or when they are asked to."""
 
-    def __init__(self, code):
-        self.code = code
+    def __init__(self, code, at_once=True):
+        self.code, self.at_once = code, at_once
 
     def poll(self):
+        return self.code if self.at_once else None
+
+    def stop(self):
+        pass
+
+    def wait(self):
         return self.code
+
+
+@pytest.mark.parametrize("code", [-signal.SIGTERM, -signal.SIGINT, 130])
+def test_a_stop_is_no_crash(tmp_path, code):
+    """A process that is told to stop before it listens for signals, or while it probes, is ended by them."""
+    cells = tiny(tmp_path, [1])
+    for _ in range(3):
+        work = Bench(cells, tmp_path / "out", workers=1, executor=Crashing(code, at_once=False))
+        assert not work.run(lambda bench: setattr(bench, "halted", bench.jobs[0].handle is not None), poll=0)
+        assert work.jobs[0].state == "waiting" and work.jobs[0].attempts == 0
+
+
+def test_a_run_that_is_killed_twice_has_failed_for_everybody(tmp_path):
+    """It could say nothing itself, and would be missing from all statistics as one that is under way."""
+    cells = tiny(tmp_path, [1, 2])
+    for cell in cells:
+        write_run(tmp_path / "out", "curl-sac", "toy/reach", cell.seed, 7.0, state="running")
+        folder = RunFolder(cell.folder(tmp_path / "out"))
+        folder.config_file.unlink()
+        new_run(cell.agent, cell.task.env, dict(cell.overrides), cell.seed, out=folder.path)
+    work = Bench(cells, tmp_path / "out", workers=1, executor=Crashing(-signal.SIGKILL))
+    assert work.run(poll=0) and work.count("failed") == 2
+    for run in read_runs([tmp_path / "out"])[0]:
+        assert run.state == "failed" and run.counts and run.last_return == 7.0
+        assert "killed by SIGKILL" in run.error and ".log" in run.error
+    # it stays so, until it is asked for, or moved away
+    assert Bench(cells, tmp_path / "out", workers=1).count("failed") == 2
+    work.jobs[0].folder.path.rename(tmp_path / "away")
+    assert [job.state for job in Bench(cells, tmp_path / "out", workers=1).jobs] == ["waiting", "failed"]
+    assert Bench(cells, tmp_path / "out", workers=1, retry_failed=True).count("waiting") == 2
 
 
 def test_probes_follow_finished_runs(tmp_path):
