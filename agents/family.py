@@ -19,6 +19,8 @@ class Family:
         learn on
     :param check: raises FieldValueError for fields that are right one by one and wrong together
     :param option_defaults: options of the environment (``env.kwargs``) to the fields that they change
+    :param update: number of the update's form: to be raised whenever the same configuration comes to learn something else,
+        beyond rounding. Runs keep it, and those of another number are stale
     :param builder: ``module:function``, imported when an agent is built; called with config, env, seed, device,
         tensorboard_log and verbose, returns the agent and its callbacks
     """
@@ -29,3 +31,4 @@ class Family:
     check: Callable[[Any], None]
     builder: str
     option_defaults: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda options: {}
+    update: int = 1

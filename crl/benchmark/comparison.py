@@ -10,8 +10,8 @@ import numpy as np
 
 from crl.agents.recipes import RECIPES
 from crl.benchmark.grid import TUNING_SEEDS
-from crl.benchmark.plan import Plan, read_plan
-from crl.benchmark.results import ResultsError, Run, read_runs
+from crl.benchmark.plan import Plan
+from crl.benchmark.results import ResultsError, Run, plan_of, read_runs
 from crl.benchmark.statistics import MIN_RUNS, CurveEstimate, mean_curve
 from crl.benchmark.suite import Suite, SuiteError, list_suites, load_suite
 from crl.runs.lengths import final_episodes
@@ -141,7 +141,7 @@ def compare(folders: Sequence[Path], suite: str | None = None) -> Comparison:
     """
     chosen = None if suite is None else load_suite(suite)
     everything, words = read_runs(folders)
-    plans = [plan for plan in map(read_plan, folders) if plan is not None]
+    plans = [plan for plan in (plan_of(folder)[1] for folder in folders) if plan is not None]
     tuning = [run for run in everything if run.seed in TUNING_SEEDS]
     if len(tuning) == len(everything):
         raise ResultsError(
@@ -179,10 +179,14 @@ def _once(runs: list[Run], words: list[str]) -> list[Run]:
         if cell not in kept:
             kept[cell] = run
             continue
-        used, left = (run, kept[cell]) if run.counts and not kept[cell].counts else (kept[cell], run)
+        used, left = (run, kept[cell]) if _got(run) > _got(kept[cell]) else (kept[cell], run)
         kept[cell] = used
         words.append(f"{run.label} on {run.task}, seed {run.seed}, was run twice: {used.path} is taken, {left.path} left out")
     return list(kept.values())
+
+
+def _got(run: Run) -> tuple[bool, bool, int]:
+    return run.state == "finished", run.counts, run.last_steps
 
 
 def _ordered(labels: Sequence[str], plans: Sequence[Plan]) -> list[str]:
@@ -281,6 +285,11 @@ def _protocol_notes(comparison: Comparison) -> list[str]:
     return words
 
 
+def deterministic(run: Run) -> bool:
+    """Whether its evaluations choose actions without drawing them."""
+    return bool(run.config["train"].get("eval_deterministic", True))
+
+
 def count(number: int, what: str) -> str:
     """``1 run``, ``2 runs``."""
     return f"{number} {what}{'' if number == 1 else 's'}"
@@ -302,4 +311,7 @@ _SHARED_ON_TASK = {
     "length in environment steps": lambda run: run.budget,
     "number of evaluation episodes": lambda run: final_episodes(run.config),
     "action repeat": lambda run: run.about.get("action_repeat"),
+    # the episodes that are played depend on it, and so does whether agents play the same ones
+    "number of environments that evaluate": lambda run: run.config["train"].get("eval_envs", 1),
+    "way of choosing actions in evaluations": lambda run: "deterministic" if deterministic(run) else "drawn",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crl.agents.config import ADDED_FIELDS
-from crl.agents.recipes import flatten, resolve
+from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.suite import Suite, Task
 from crl.envs.make import check_env_id
 from crl.runs.lengths import agent_steps, never_learns
@@ -171,5 +171,7 @@ def same_run(cell: Cell, config: Mapping[str, Any]) -> list[str]:
         for path in sorted(wanted.keys() | there.keys())
         if there.get(path) != wanted.get(path) and path != "train.threads"
     ]
-    seed = config.get("run", {}).get("seed")
-    return differ + ([f"seed: {seed} there, {cell.seed} here"] if seed != cell.seed else [])
+    about, update = config.get("run", {}), family_of(cell.agent).update
+    there = {"seed": about.get("seed"), "update": about.get("update", 1)}
+    here = {"seed": cell.seed, "update": update}
+    return differ + [f"{name}: {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crl.agents.recipes import flatten, resolve
+from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.grid import TUNING_SEEDS
-from crl.benchmark.plan import read_plan
-from crl.benchmark.results import config_hash, find_runs, newest_probe
+from crl.benchmark.results import config_hash, find_runs, newest_probe, plan_of
 from crl.runs.folder import RunFolder, RunFolderError, Table, write_atomically
 from crl.runs.return_text import return_digits
 
@@ -40,6 +41,8 @@ def measured_row(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path} ran on the tuning seed {about['seed']}, and such runs are never reported")
     if about["revision"] is None or about["revision"].endswith("-dirty"):
         raise RecordError(f"{path} ran at revision {about['revision']}, which nobody can look up")
+    if not math.isfinite(summary["final_return"]):
+        raise RecordError(f"{path} ended with a return that is no number")
     std, mean = float(Table(folder.eval_file).rows()[-1]["std"]), summary["final_return"]
     return {
         "agent": config["agent"],
@@ -55,6 +58,7 @@ def measured_row(path: Path) -> dict[str, Any]:
         "threads": config["train"]["threads"],
         "config_hash": config_hash(config),
         "revision": about["revision"],
+        "update": about.get("update", 1),
         "versions": " ".join(f"{name}={version}" for name, version in sorted(about["versions"].items())),
         "machine": about["machine"],
         "set": json.dumps(_asked_for(path, config), sort_keys=True),
@@ -62,10 +66,8 @@ def measured_row(path: Path) -> dict[str, Any]:
 
 
 def _asked_for(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    # <benchmark>/<label>/<task>/seed<k>
-    base = path.absolute().parents[2] if len(path.absolute().parents) > 2 else path
-    plan = read_plan(base)
-    planned = plan.runs.get(path.absolute().relative_to(base).as_posix()) if plan else None
+    base, plan = plan_of(path)
+    planned = plan.runs.get(path.resolve().relative_to(base).as_posix()) if plan else None
     if planned is not None:
         return {**planned.overrides, "train.threads": config["train"]["threads"]}
     recipe, there = flatten(resolve(config["agent"], config["env"]["id"])), flatten(config)
@@ -86,12 +88,13 @@ def record(path: Path, table: Path = MEASURED) -> dict[str, Any]:
     rows: list[Mapping[str, Any]] = [
         old for old in read_measured(table) if any(str(old[key]) != str(row[key]) for key in KEYS)
     ]
-    rows = sorted([*rows, row], key=lambda old: [str(old[key]) for key in KEYS])
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(row), restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    # of one run at several revisions the last one recorded comes last
+    rows = sorted([*rows, row], key=lambda old: [str(old[key]) for key in KEYS[:-1]])
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(row), restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(table, text.getvalue().encode())
     write_atomically(curve_file(table, row), RunFolder(path).eval_file.read_bytes())
     probe = newest_probe(path)
     if probe is not None:
@@ -140,8 +143,8 @@ def record_all(folder: Path, table: Path = MEASURED) -> list[Recorded]:
             told += ", recorded already"
         else:
             record(path, table)
-        stale = _hash_now(row, json.loads(row["set"])) != row["config_hash"]
-        found.append(Recorded(path, True, f"{told}; stale: today's recipe differs" if stale else told))
+        stale = _is_stale(row, json.loads(row["set"]))
+        found.append(Recorded(path, True, f"{told}; stale: today's recipe or update differs" if stale else told))
     return found
 
 
@@ -156,25 +159,30 @@ def probe_file(table: Path, row: Mapping[str, Any]) -> Path:
 
 
 def curve_name(row: Mapping[str, Any]) -> str:
-    """Of a run's curve; runs of changed recipes carry their hash."""
-    name = f"{row['agent']}-{row['env'].replace('/', '-')}-seed{row['seed']}"
-    changed = json.loads(row.get("set") or "{}")
-    return name if all(path.startswith("train.") for path in changed) else f"{name}-{row['config_hash']}"
+    """Of a run's curve: as many as there are rows."""
+    return "-".join([row["agent"], row["env"].replace("/", "-"), f"seed{row['seed']}", row["config_hash"], row["revision"]])
 
 
 def read_measured(table: Path = MEASURED) -> list[dict[str, Any]]:
     """
     :param table: CSV file
     :return: its rows as text, each with ``stale``: whether the agent's current recipe, with the same fields changed, would no
-        longer be the run that was measured
+        longer be the run that was measured, or its update has another form now (:class:`crl.agents.family.Family`)
     """
     rows: list[dict[str, Any]] = []
     for row in Table(table).rows():
         # rows from before this column was kept were of unchanged recipes
         before = {"train.env_steps": row["env_steps"], "train.threads": row["threads"]}
         changed = json.loads(row["set"]) if row.get("set") else before
-        rows.append({**row, "stale": _hash_now(row, changed) != row["config_hash"]})
+        rows.append({**row, "stale": _is_stale(row, changed)})
     return rows
+
+
+def _is_stale(row: Mapping[str, Any], changed: Mapping[str, Any]) -> bool:
+    if _hash_now(row, changed) != row["config_hash"]:
+        return True
+    # rows from before this column was kept
+    return int(row.get("update") or 1) != family_of(row["agent"]).update
 
 
 def _hash_now(row: Mapping[str, str], changed: Mapping[str, Any]) -> str | None:

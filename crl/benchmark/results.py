@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crl.agents.config import ADDED_FIELDS
-from crl.agents.recipes import flatten, resolve
-from crl.benchmark.plan import Planned, read_plan
+from crl.agents.recipes import family_of, flatten, resolve
+from crl.benchmark.plan import Plan, Planned, read_plan
 from crl.runs.folder import RunFolder, RunFolderError, Table
 
+#: what a probe's report has one of; the latter of agents that model others
+_PROBED = ("representations", "identification")
 #: folders deeper than these are not looked into
 _DEPTH = 6
 #: fields that say how long and on what, not which agent: they are taken as they are when a recipe is looked up again
@@ -141,14 +143,14 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     for folder in folders:
         if not folder.is_dir():
             raise ResultsError(f"no folder {folder}: give folders of runs, such as crl bench writes")
-        plan = read_plan(folder)
+        base, plan = plan_of(folder)
         planned = {} if plan is None else plan.runs
         paths = find_runs(folder)
         for path in paths:
             if path.resolve() in runs:
                 continue
             try:
-                runs[path.resolve()] = _read(path, planned.get(path.relative_to(folder).as_posix()))
+                runs[path.resolve()] = _read(path, planned.get(path.resolve().relative_to(base).as_posix()))
             except RunFolderError as error:
                 words.append(str(error))
         if not paths:
@@ -156,6 +158,22 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     if not runs:
         raise ResultsError(f"no run could be read: {'; '.join(words)}")
     return _named_apart(list(runs.values())), words
+
+
+def plan_of(folder: Path) -> tuple[Path, Plan | None]:
+    """
+    :param folder: of a benchmark, of a run of it, or between them
+    :return: the benchmark's folder and its plan, as far as it is about runs in ``folder``; else the folder itself
+    :raises crl.benchmark.plan.PlanError: for a plan that cannot be read
+    """
+    place = folder.resolve()
+    # <benchmark>/<label>/<task>/seed<k>
+    for base in (place, *place.parents[:3]):
+        plan = read_plan(base)
+        if plan is not None:
+            below = {name: run for name, run in plan.runs.items() if (base / name).is_relative_to(place)}
+            return base, plan._replace(runs=below)
+    return place, None
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -176,6 +194,7 @@ def _read(path: Path, planned: Planned | None) -> Run:
     folder = RunFolder(path)
     config, summary = folder.config(), folder.summary()
     curve = read_curve(folder.eval_file)
+    sound = np.isfinite(curve.mean) & np.isfinite(curve.seconds)
     try:
         about, env_id, agent = config["run"], str(config["env"]["id"]), str(config["agent"])
         seed, budget = int(about["seed"]), int(about["steps"]) * int(about["action_repeat"])
@@ -183,7 +202,12 @@ def _read(path: Path, planned: Planned | None) -> Run:
         raise RunFolderError(f"{folder.config_file} is not of a run: {error} is missing or wrong") from error
     label, task = (planned.label, planned.task) if planned else _from_path(path, agent, env_id)
     overrides = planned.overrides if planned else _overrides(label, config)
-    state = str(summary.get("state", "running"))
+    state, error = str(summary.get("state", "running")), str(summary.get("error") or "")
+    if not sound.all():
+        first = int(sound.argmin())
+        error = f"the evaluation at environment step {curve.env_steps[first]:.0f} is no number"
+        state = "running" if state == "running" else "failed"
+        curve = LearningCurve(*(column[:first] for column in curve))
     return Run(
         path,
         agent,
@@ -192,7 +216,7 @@ def _read(path: Path, planned: Planned | None) -> Run:
         task,
         seed,
         state,
-        str(summary.get("error") or ""),
+        error,
         budget,
         curve,
         config,
@@ -250,7 +274,9 @@ def recipe_differences(config: Mapping[str, Any], overrides: Mapping[str, Any]) 
     added = {path: value for path, value in ADDED_FIELDS.items() if path in current}
     there = {**added, **flatten({key: value for key, value in config.items() if key != "run"})}
     absent = "absent"
-    return [
+    # runs from before this was kept
+    update, now = config.get("run", {}).get("update", 1), family_of(str(config["agent"])).update
+    return [f"update: {update} ({now})"] * (update != now) + [
         f"{path}: {there.get(path, absent)} ({current.get(path, absent)})"
         for path in sorted(there.keys() | current.keys())
         if there.get(path, absent) != current.get(path, absent) and path != "train.threads"
@@ -269,7 +295,7 @@ def newest_probe(path: Path) -> Mapping[str, Any] | None:
             report = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{file} cannot be read ({error}): probe the run again") from error
-        if isinstance(report, dict) and isinstance(report.get("representations"), dict):
+        if isinstance(report, dict) and any(isinstance(report.get(part), dict) for part in _PROBED):
             return report
     return None
 
@@ -296,7 +322,7 @@ def _varied(runs: list[Run]) -> set[str]:
 
 def _renamed(run: Run, fields: set[str]) -> Run:
     try:
-        plain = flatten(resolve(run.agent, run.env))
+        plain = {**flatten(resolve(run.agent, run.env)), "update": family_of(run.agent).update}
     except ValueError:
         plain = {}
     flat = _comparable(run)
@@ -310,6 +336,7 @@ def _comparable(run: Run) -> dict[str, Any]:
     # runs from before a field was there are no others than those that leave it as it was
     added = {path: value for path, value in ADDED_FIELDS.items() if path.partition(".")[0] in run.config}
     flat = {**added, **flatten({key: value for key, value in run.config.items() if key != "run"})}
+    flat["update"] = run.about.get("update", 1)
     return {path: value for path, value in flat.items() if path != "train.threads"}
 
 

@@ -14,8 +14,9 @@ import yaml
 
 from crl.agents.recipes import flatten
 from crl.benchmark import statistics
-from crl.benchmark.comparison import Comparison, count, versions_text
+from crl.benchmark.comparison import Comparison, count, deterministic, versions_text
 from crl.benchmark.figures import Picture, Style, Theme, add_legend, draw_bars, draw_curves, draw_estimates, draw_pairs, render
+from crl.benchmark.partner_section import partner_probes
 from crl.benchmark.published import protocol_differences, published, published_lengths
 from crl.benchmark.record import read_measured
 from crl.benchmark.results import Run
@@ -71,7 +72,7 @@ def sections(comparison: Comparison, out: Path) -> list[Section]:
     parts.append(Section("tasks", "Task by task"))
     for number, task in enumerate(comparison.tasks):
         parts.append(one_task(comparison, task, style, number))
-    return [*parts, all_runs(comparison, out), conditions(comparison), configurations(comparison), reading()]
+    return [*parts, all_runs(comparison, out), conditions(comparison), configurations(comparison), reading(comparison)]
 
 
 # ---- all together
@@ -254,6 +255,7 @@ def one_task(comparison: Comparison, task: str, style: Style, number: int) -> Se
         *_beside_published(comparison, task, name),
         *_differences(comparison, task, name),
         *_probes(comparison, task, style, name),
+        *partner_probes(comparison, task, style, name),
     ]
     return section
 
@@ -327,7 +329,10 @@ def _differences(comparison: Comparison, task: str, name: str) -> _Parts:
 
 def _probes(comparison: Comparison, task: str, style: Style, name: str) -> _Parts:
     """What the report shows of probes."""
-    reports = {agent: [run.probe for run in comparison.on(agent, task) if run.probe] for agent in comparison.agents}
+    reports = {
+        agent: [run.probe for run in comparison.on(agent, task) if run.probe and "representations" in run.probe]
+        for agent in comparison.agents
+    }
     reports = {agent: found for agent, found in reports.items() if found}
     if not reports:
         return []
@@ -401,7 +406,9 @@ def all_runs(comparison: Comparison, out: Path) -> Section:
         columns = ["agent", "env", "seed", "env_steps", "final_return", "hours", "config_hash", "revision", "machine", "mark"]
         table = Table("measured", "Recorded with crl's sources (measured.csv)", columns)
         for row in rows:
-            table.rows.append([*(row[name] for name in columns[:-1]), "stale: today's recipe differs" if row["stale"] else ""])
+            table.rows.append(
+                [*(row[name] for name in columns[:-1]), "stale: today's recipe or update differs" if row["stale"] else ""]
+            )
         section.parts.append(table)
     return section
 
@@ -482,12 +489,15 @@ def _recipe(run: Run) -> dict[str, Any]:
     return {key: value for key, value in run.config.items() if key != "run"}
 
 
-def reading() -> Section:
+def reading(comparison: Comparison) -> Section:
     """What the numbers mean."""
     few = statistics.MIN_RUNS
+    drawn = [a for a in comparison.agents if not all(deterministic(run) for run in comparison.runs if run.label == a)]
+    who = "" if len(drawn) == len(comparison.agents) else f"of {', '.join(drawn)} "
+    actions = f"actions {who}are drawn, by the same random numbers each time" if drawn else "actions are deterministic"
     lines = [
         "The return of a run is that of its last evaluation, never of its best one. Evaluation episodes are the same for all "
-        "agents and seeds, actions are deterministic, and no evaluation episode is trained on.",
+        f"agents and seeds unless something else is said above, {actions}, and no evaluation episode is trained on.",
         f"Intervals are 95 % percentile intervals of a stratified bootstrap: {statistics.REPS} times, as many runs are drawn "
         f"anew within each task (Agarwal et al. 2021, by rliable). With fewer than {few} seeds there are points and no "
         "intervals.",

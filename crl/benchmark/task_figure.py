@@ -38,7 +38,8 @@ def probed(report: Mapping[str, Any], path: Sequence[str]) -> float | None:
     :param path: representation, and keys below it
     :return: None where that was not asked for
     """
-    value: Any = report["representations"]
+    # agents that model others are asked something else
+    value: Any = report.get("representations")
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return float(value) if isinstance(value, int | float) else None

@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import get_device, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from crl.agents import build, resolve
+from crl.agents.recipes import family_of
 from crl.callbacks.stateful import StatefulCallback
 from crl.compute import processor, resolve_precision, set_threads
 from crl.envs import make_vec_env
@@ -90,6 +91,7 @@ def new_run(
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {processor()}",
         "revision": _revision(),
+        "update": family_of(agent).update,
     }
     folder = RunFolder(out if out is not None else RunFolder.default_path(suite, agent, env_id, seed))
     folder.create(config)

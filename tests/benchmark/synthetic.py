@@ -27,6 +27,7 @@ def write_run(
     probe=None,
     change=None,
     path=None,
+    update=1,
 ):
     """A run at ``out/<label>/<task>/seed<k>`` whose return rises to ``final``; fewer evaluations than 10 end early."""
     folder = path or out / (label or agent) / (task or env).replace("/", "-") / f"seed{seed}"
@@ -45,6 +46,7 @@ def write_run(
         "python": "3.11.7",
         "machine": "Linux x86_64",
         "revision": revision,
+        "update": update,
     }
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -76,6 +78,27 @@ def write_run(
         found["pixel_pca"] = {"probes": {"output": {"width": 8, "r2": 0.4, "f1": None}}}
         (target / "probe.json").write_text(json.dumps({"representations": found, "gap_closed": {"output": 0.5}}))
     return folder
+
+
+def write_partner_probe(folder, accuracy, egos=("agent", "random")):
+    """What ``crl probe`` leaves of an agent that models others: right answers rise to ``accuracy``."""
+
+    def interval(value):
+        return {"value": value, "low": value - 0.03, "high": value + 0.03}
+
+    moments = (1, 2, 3, 5, 10, 20, 50)
+    levels = {"trained": accuracy, "random": 0.5}
+    found = {
+        "chance": 1 / 6,
+        "accuracy": {
+            name: {str(m): interval(1 / 6 + (level - 1 / 6) * k / 6) for k, m in enumerate(moments)}
+            for name, level in levels.items()
+        },
+    }
+    returns = {name: {"episodes": 100, **interval(value)} for name, value in (("greedy", 0.4), ("idle", 0.1), ("all", 0.25))}
+    target = folder / "probe" / "step000000500000"
+    target.mkdir(parents=True)
+    (target / "probe.json").write_text(json.dumps({"identification": dict.fromkeys(egos, found), "returns": returns}))
 
 
 def write_grid(out):

@@ -15,13 +15,15 @@ import pytest
 from crl.benchmark.comparison import compare
 from crl.benchmark.figures import DARK, LIGHT, Style
 from crl.benchmark.page import page
+from crl.benchmark.partner_section import partner_probes
+from crl.benchmark.report import report
 from crl.benchmark.sections import Section
 from crl.benchmark.statistics import Estimate
 from crl.benchmark.tables import Link, Table
 from crl.benchmark.task_figure import TaskPanel, probe_values, task_picture
 
 from ..runs.small import crl
-from .synthetic import write_grid, write_run
+from .synthetic import write_grid, write_partner_probe, write_run
 
 pytest.importorskip("rliable")
 pytest.importorskip("matplotlib")
@@ -217,6 +219,36 @@ def test_tables():
 
 # ---- in a browser
 
+
+def test_who_the_partners_are(tmp_path):
+    """Of agents that model others: right answers over time, beside a random encoder, and returns by partner."""
+    task = "lbf/8x8-2p-2f-coop"
+    for agent, accuracy in (("ppo-clam", 0.8), ("ppo-liam", 0.6), ("ppo-nam", None)):
+        for seed in range(1, 6):
+            folder = write_run(tmp_path, agent, task, seed, 0.2, env_steps=500_000)
+            if accuracy is not None:
+                write_partner_probe(folder, accuracy + seed / 100)
+    comparison = compare([tmp_path])
+    parts = partner_probes(comparison, task, Style(comparison.agents), "lbf")
+    tables = {part.name: part for part in parts if isinstance(part, Table)}
+    own = tables["lbf_partners_agent"]
+    assert list(own.columns) == ["agent", "encoder", "1", "2", "3", "5", "10", "20", "50", "chance"]
+    assert [row[:2] for row in own.rows] == [[a, e] for a in ("ppo-clam", "ppo-liam") for e in ("trained", "random")]
+    last = own.rows[0][8]
+    assert last.point == pytest.approx(0.83) and last.low < 0.83 < last.high and own.rows[1][8].point == pytest.approx(0.5)
+    assert own.rows[0][2].point == pytest.approx(1 / 6) == own.rows[0][9]
+    assert [cell if isinstance(cell, str) else cell.point for cell in tables["lbf_partner_returns"].rows[0]] == [
+        "ppo-clam",
+        *map(pytest.approx, (0.4, 0.1, 0.25)),
+    ]
+    (pictures,) = (part for part in parts if isinstance(part, list))
+    assert [picture.name for picture in pictures] == ["lbf_partners_agent", "lbf_partners_random"]
+    assert "ppo-clam 0.83 after 50" in pictures[0].alt
+    assert partner_probes(compare([tmp_path / "ppo-nam"]), task, Style(["ppo-nam"]), "lbf") == []
+    out = report([tmp_path])
+    assert "Return with each partner" in out.read_text()
+
+
 _ASK = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
   wide: document.documentElement.scrollWidth, room: document.documentElement.clientWidth,
   broken: [...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).length, images: document.images.length,
@@ -238,7 +270,10 @@ def seen(made, folder, width, *flags):
 
 
 def browse(path, *flags):
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *flags, path.as_uri()]
+    # nothing is to be fetched: a report is one file
+    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    quiet.append(f"--user-data-dir={path.parent / 'browser'}")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *quiet, *flags, path.as_uri()]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout

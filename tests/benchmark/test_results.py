@@ -2,12 +2,14 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from crl.agents.sac_family import SAC
 from crl.benchmark.comparison import compare
-from crl.benchmark.grid import make_grid
+from crl.benchmark.grid import make_grid, same_run
 from crl.benchmark.plan import PlanError, read_plan, write_plan
 from crl.benchmark.published import DATA, protocol_differences, published, published_lengths
 from crl.benchmark.record import RecordError, curve_name, measured_row, read_measured, record, record_all
@@ -289,7 +291,7 @@ def test_a_grid_is_recorded_at_once(tmp_path):
     again = record_all(out, table)
     assert all("recorded already" in entry.words for entry in again[:3])
     assert before == {file: file.stat().st_mtime_ns for file in table.parent.rglob("*.csv")}
-    (table.parent / "curves" / "curl-sac-dmc-cartpole-swingup-seed2.csv").unlink()
+    next((table.parent / "curves").glob("curl-sac-dmc-cartpole-swingup-seed2-*.csv")).unlink()
     assert "already" not in record_all(out, table)[1].words and table.read_text() == rows
     with pytest.raises(RecordError, match="no runs in"):
         record_all(tmp_path / "nowhere", table)
@@ -311,6 +313,79 @@ def test_recorded_runs_are_laid_where_a_benchmark_skips_them(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(run.curve, old.curve, strict=True)) and not run.stale
     assert measured_row(run.path) == {**measured_row(old.path), "set": "{}"}
     assert restore(cells, here, table) == []
+
+
+def test_recorded_runs_of_other_lengths_and_revisions_keep_their_curves(tmp_path):
+    table = tmp_path / "data" / "measured.csv"
+    record(write_run(tmp_path / "a", final=300.0, revision="fff1111"), table)
+    record(write_run(tmp_path / "b", final=500.0, revision="aaa2222"), table)
+    record(write_run(tmp_path / "c", final=800.0, env_steps=500_000), table)
+    assert len(list((table.parent / "curves").iterdir())) == 3
+    suite = load_suite("dmc100k")
+    for steps, last in ((100_000, 500.0), (500_000, 800.0)):
+        (cell,) = (c for c in make_grid(suite, ["curl-sac"], [1], ["train.eval_every=10000"]) if c.task.env == CARTPOLE)
+        # as the runs that were written: nothing is set but their length
+        cell = replace(cell, overrides={"train.env_steps": steps})
+        (path,) = restore([cell], tmp_path / str(steps), table)
+        run = only(path)
+        assert (run.budget, run.last_steps, run.last_return, run.summary["final_return"]) == (steps, steps, last, last)
+
+
+def test_rows_of_an_older_update_are_stale(tmp_path, monkeypatch):
+    """The configuration says nothing of what the code makes of it."""
+    table = tmp_path / "data" / "measured.csv"
+    record(write_run(tmp_path / "grid", seed=1), table)
+    newer = replace(SAC, update=2)
+    for module in ("record", "results", "restore", "grid"):
+        monkeypatch.setattr(f"crl.benchmark.{module}.family_of", lambda agent: newer)
+    assert [row["stale"] for row in read_measured(table)] == [True]
+    old = only(tmp_path / "grid")
+    assert old.stale and old.differences == ["update: 1 (2)"]
+    (cell,) = (c for c in make_grid(load_suite("dmc100k"), ["curl-sac"], [1]) if c.task.env == CARTPOLE)
+    assert restore([replace(cell, overrides={})], tmp_path / "restored", table) == []
+    assert "update: 1 there, 2 here" in same_run(replace(cell, overrides={}), old.config)
+    write_run(tmp_path / "grid", seed=2, update=2)
+    assert {run.label for run in read_runs([tmp_path / "grid"])[0]} == {"curl-sac", "curl-sac+update=1"}
+
+
+def test_a_part_of_a_benchmark_is_read_by_its_plan(tmp_path):
+    suite = load_suite("toy")
+    cells = make_grid(suite, ["sac", "curl-sac"], [1])
+    for cell in cells:
+        write_run(
+            tmp_path, cell.agent, cell.task.env, 1, 20.0, task=cell.task.label, overrides=dict(cell.overrides), env_steps=2000
+        )
+    write_plan(tmp_path, suite, cells)
+    found = compare([tmp_path / "curl-sac"])
+    assert found.tasks == ["toy/reach", "toy/reach-busy"] and found.agents == ["curl-sac"] and not found.missing
+    assert found.bounds.keys() == set(found.tasks)
+
+
+def test_a_return_that_is_no_number_ends_the_run_there(tmp_path):
+    for seed in range(1, 6):
+        write_run(tmp_path, seed=seed)
+    table = tmp_path / "curl-sac" / "dmc-cartpole-swingup" / "seed3" / "eval.csv"
+    lines = table.read_text().splitlines()
+    broken = lines[8].split(",")
+    broken[lines[0].split(",").index("mean")] = "nan"
+    table.write_text("\n".join([*lines[:8], ",".join(broken), *lines[9:]]) + "\n")
+    found = compare([tmp_path])
+    (run,) = (run for run in found.runs if run.seed == 3)
+    assert (run.state, run.last_steps) == ("failed", 70_000) and run.counts
+    assert any("seed 3: the evaluation at environment step 80000 is no number" in word for word in found.words)
+
+
+def test_of_two_the_one_that_came_furthest(tmp_path):
+    write_run(tmp_path / "a", seed=1, state="failed", evaluations=3)
+    write_run(tmp_path / "b", seed=1)
+    write_run(tmp_path / "a", seed=2, state="running", evaluations=3)
+    write_run(tmp_path / "b", seed=2, state="running", evaluations=9)
+    for folders in ("ab", "ba"):
+        runs = compare([tmp_path / name for name in folders]).runs
+        assert [(run.state, run.last_steps) for run in sorted(runs, key=lambda run: run.seed)] == [
+            ("finished", 100_000),
+            ("running", 90_000),
+        ]
 
 
 def test_rows_that_crl_ships_are_read():
