@@ -61,6 +61,19 @@ class Comparison:
         """Returns of the last evaluations, ``(runs,)``."""
         return np.array([run.curve.mean[-1] for run in self.counted(agent, task)])
 
+    def returns_at(self, agent: str, task: str, env_steps: int) -> np.ndarray:
+        """
+        Returns after so many environment steps, ``(runs,)``: of the last evaluation where runs are not longer, else of the one
+        at that very step; empty unless every run that counts has it.
+        """
+        found = []
+        for run in self.counted(agent, task):
+            at = np.flatnonzero(run.curve.env_steps == env_steps)
+            if run.budget <= env_steps:
+                at = np.array([-1])
+            found.append(float(run.curve.mean[at[0]]) if len(at) else None)
+        return np.array([] if None in found else found, dtype=float)
+
     @property
     def normalised_tasks(self) -> list[str]:
         """Tasks that aggregates are made of: those whose scores can be normalised."""

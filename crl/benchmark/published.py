@@ -49,10 +49,11 @@ def _protocols() -> list[dict[str, str]]:
 _TABLES = {"dmc": "dmc", "atari": "atari100k", "crafter": "crafter"}
 
 
-def published(env_id: str, env_steps: int) -> list[Published]:
+def published(env_id: str, env_steps: int, metric: str = "return") -> list[Published]:
     """
     :param env_id: environment
     :param env_steps: of our runs; only numbers at the same length are given
+    :param metric: ``"return"``; ``"score"``: Crafter's
     :return: in the order of the tables they come from; empty where nothing is known
     """
     table = _TABLES.get(env_id.partition("/")[0])
@@ -68,7 +69,9 @@ def published(env_id: str, env_steps: int) -> list[Published]:
             row["source"],
         )
         for row in _rows(table)
-        if row["env"] == env_id and (not row["env_steps"] or int(row["env_steps"]) == env_steps)
+        if row["env"] == env_id
+        and row.get("metric", "return") == metric
+        and (not row["env_steps"] or int(row["env_steps"]) == env_steps)
     ]
 
 
@@ -76,7 +79,7 @@ def published_lengths(env_id: str) -> list[int]:
     """Environment steps at which there are numbers."""
     table = _TABLES.get(env_id.partition("/")[0])
     rows = _rows(table) if table is not None else []
-    return sorted({int(row["env_steps"]) for row in rows if row["env"] == env_id and row["env_steps"]})
+    return sorted({int(row["env_steps"]) for row in rows if row["env"] == env_id and int(row["env_steps"] or 0)})
 
 
 def protocol_differences(method: str, config: Mapping[str, Any]) -> list[str]:

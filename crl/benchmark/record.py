@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.grid import TUNING_SEEDS
 from crl.benchmark.results import config_hash, find_runs, newest_probe, plan_of
+from crl.benchmark.subgoals import SubgoalRates, as_json, read_rates
 from crl.runs.folder import RunFolder, RunFolderError, Table, write_atomically
 from crl.runs.return_text import return_digits
 
@@ -76,8 +77,8 @@ def _asked_for(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def record(path: Path, table: Path = MEASURED) -> dict[str, Any]:
     """
-    Write a run's row, which replaces one of the same run, its learning curve into ``curves/`` beside the table, and what its
-    newest probe found into ``probes/``.
+    Write a run's row, which replaces one of the same run, its learning curve into ``curves/`` beside the table, what its
+    newest probe found into ``probes/``, and how often it reached sub-goals into ``subgoals/``.
 
     :param path: folder of a finished run
     :param table: CSV file
@@ -96,10 +97,18 @@ def record(path: Path, table: Path = MEASURED) -> dict[str, Any]:
     writer.writerows(rows)
     write_atomically(table, text.getvalue().encode())
     write_atomically(curve_file(table, row), RunFolder(path).eval_file.read_bytes())
-    probe = newest_probe(path)
+    probe, rates = newest_probe(path), _rates(path)
     if probe is not None:
         write_atomically(probe_file(table, row), (json.dumps(probe, indent=1) + "\n").encode())
+    if rates is not None:
+        write_atomically(subgoals_file(table, row), as_json(rates))
     return row
+
+
+def _rates(path: Path) -> SubgoalRates | None:
+    about = RunFolder(path).config()["run"]
+    repeat = int(about["action_repeat"])
+    return read_rates(path, repeat, int(about["steps"]) * repeat)
 
 
 class Recorded(NamedTuple):
@@ -139,6 +148,7 @@ def record_all(folder: Path, table: Path = MEASURED) -> list[Recorded]:
         as_written = {key: "" if value is None else str(value) for key, value in row.items()}
         there = any(as_written.items() <= old.items() for old in Table(table).rows())
         whole = curve_file(table, row).exists() and (newest_probe(path) is None or probe_file(table, row).exists())
+        whole = whole and (_rates(path) is None or subgoals_file(table, row).exists())
         if there and whole:
             told += ", recorded already"
         else:
@@ -156,6 +166,11 @@ def curve_file(table: Path, row: Mapping[str, Any]) -> Path:
 def probe_file(table: Path, row: Mapping[str, Any]) -> Path:
     """Of what was probed; not there for most runs."""
     return table.parent / "probes" / f"{curve_name(row)}.json"
+
+
+def subgoals_file(table: Path, row: Mapping[str, Any]) -> Path:
+    """Of success rates; there for environments that report sub-goals."""
+    return table.parent / "subgoals" / f"{curve_name(row)}.json"
 
 
 def curve_name(row: Mapping[str, Any]) -> str:

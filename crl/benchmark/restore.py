@@ -8,7 +8,7 @@ from typing import Any
 
 from crl.agents.recipes import family_of, resolve
 from crl.benchmark.grid import Cell
-from crl.benchmark.record import MEASURED, curve_file, probe_file
+from crl.benchmark.record import MEASURED, curve_file, probe_file, subgoals_file
 from crl.benchmark.results import config_hash
 from crl.runs.folder import RunFolder, Table, write_atomically
 from crl.runs.lengths import action_repeat, agent_steps
@@ -50,6 +50,9 @@ def restore(cells: Sequence[Cell], out: Path, table: Path = MEASURED) -> list[Pa
         probe = probe_file(table, row)
         if probe.is_file():
             write_atomically(folder.path / "probe" / "recorded" / "probe.json", probe.read_bytes())
+        subgoals = subgoals_file(table, row)
+        if subgoals.is_file():
+            write_atomically(folder.path / "subgoals.json", subgoals.read_bytes())
         made.append(folder.path)
     return made
 

@@ -15,6 +15,7 @@ import numpy as np
 from crl.agents.config import ADDED_FIELDS
 from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.plan import Plan, Planned, read_plan
+from crl.benchmark.subgoals import SubgoalRates, read_rates
 from crl.runs.folder import RunFolder, RunFolderError, Table
 
 #: what a probe's report has one of; the latter of agents that model others
@@ -65,6 +66,7 @@ class Run:
     :param differences: fields in which it differs from the current recipe, ``field: run's (recipe's)``; None where the
         agent is no recipe
     :param probe: the newest ``probe.json``, if there is one
+    :param subgoals: success rates of training episodes, where the environment reports sub-goals
     :param videos: files
     :param apart: its label was made longer, since other runs of that label are configured otherwise
     """
@@ -83,6 +85,7 @@ class Run:
     summary: Mapping[str, Any]
     differences: list[str] | None = None
     probe: Mapping[str, Any] | None = None
+    subgoals: SubgoalRates | None = None
     videos: list[Path] = field(default_factory=list)
     apart: bool = False
 
@@ -223,6 +226,7 @@ def _read(path: Path, planned: Planned | None) -> Run:
         summary,
         recipe_differences(config, overrides),
         newest_probe(path),
+        read_rates(path, int(about["action_repeat"]), budget),
         sorted(folder.video.glob("*.mp4")),
     )
 

@@ -21,6 +21,7 @@ from crl.benchmark.published import protocol_differences, published, published_l
 from crl.benchmark.record import read_measured
 from crl.benchmark.results import Run
 from crl.benchmark.statistics import METRICS, CurveEstimate, Estimate
+from crl.benchmark.subgoal_section import subgoal_rates
 from crl.benchmark.tables import Cell, Link, Table
 from crl.benchmark.task_figure import TaskPanel, ends, probe_values, probed, task_picture
 
@@ -256,6 +257,7 @@ def one_task(comparison: Comparison, task: str, style: Style, number: int) -> Se
         *_differences(comparison, task, name),
         *_probes(comparison, task, style, name),
         *partner_probes(comparison, task, style, name),
+        *subgoal_rates(comparison, task, name),
     ]
     return section
 
@@ -276,29 +278,42 @@ def _beside_published(comparison: Comparison, task: str, name: str) -> list[str 
         return []
     lengths = [run.budget for run in runs]
     length, env_id = max(set(lengths), key=lengths.count), runs[0].env
-    texts = ["source", "measured otherwise"]
-    columns = ["method", "return", "std over seeds", "seeds", *texts]
-    table = Table(f"{name}_returns", f"{task} at {length:,} environment steps", columns, text=texts)
-    for agent in comparison.agents:
-        values = comparison.finals(agent, task)
-        if len(values):
-            std = float(values.std(ddof=1)) if len(values) > 1 else None
-            table.rows.append([agent, statistics.mean_over_runs(values), std, len(values), "these runs", ""])
     # a label of its own is a task of our own
-    known = published(env_id, length) if task == env_id else []
+    others = published_lengths(env_id) if task == env_id else []
+    tables = [
+        _one_length(comparison, task, steps, runs, f"{name}_returns" if steps == length else f"{name}_returns_{steps}")
+        for steps in sorted({length, *(steps for steps in others if steps < length)})
+    ]
+    known = [table for table in tables if table.apart is not None]
     if not known:
-        others = published_lengths(env_id) if task == env_id else []
+        ours = [table for table in tables if table.rows][-1:]
         told = f"; there are at {', '.join(f'{steps:,}' for steps in others)}" if others else ""
-        return [*([table] if table.rows else []), f"No published returns are known at {length:,} environment steps{told}."]
-    table.apart = len(table.rows)
-    for row in known:
-        table.rows.append([row.method, row.mean, row.std, row.seeds, row.source, _all_differences(row.method, runs)])
+        return [*ours, f"No published returns are known at {length:,} environment steps{told}."]
     text = (
         "Below the line are published means and standard deviations, as printed. A standard deviation over seeds is no "
         "interval of the mean, and is not drawn. What is known to be measured otherwise is named; an empty field does not say "
-        "that all was alike."
+        "that all was alike. Before the end of our runs, their evaluation at that very step is shown."
     )
-    return [table, text]
+    # ours at the end are shown even where nobody else was so long
+    return [*(table for table in tables if table in known or (table is tables[-1] and table.rows)), text]
+
+
+def _one_length(comparison: Comparison, task: str, steps: int, runs: Sequence[Run], name: str) -> Table:
+    """Set apart, and not empty below the line, where others have published returns at so many environment steps."""
+    texts = ["source", "measured otherwise"]
+    columns = ["method", "return", "std over seeds", "seeds", *texts]
+    table = Table(name, f"{task} at {steps:,} environment steps", columns, text=texts)
+    for agent in comparison.agents:
+        values = comparison.returns_at(agent, task, steps)
+        if len(values):
+            std = float(values.std(ddof=1)) if len(values) > 1 else None
+            table.rows.append([agent, statistics.mean_over_runs(values), std, len(values), "these runs", ""])
+    known = published(runs[0].env, steps) if task == runs[0].env else []
+    if known and table.rows:
+        table.apart = len(table.rows)
+        for row in known:
+            table.rows.append([row.method, row.mean, row.std, row.seeds, row.source, _all_differences(row.method, runs)])
+    return table
 
 
 def _all_differences(method: str, runs: Sequence[Run]) -> str:

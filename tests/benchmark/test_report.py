@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import io
 import itertools
 import json
@@ -14,11 +15,16 @@ import pytest
 
 from crl.benchmark.comparison import compare
 from crl.benchmark.figures import DARK, LIGHT, Style
+from crl.benchmark.grid import Cell
 from crl.benchmark.page import page
 from crl.benchmark.partner_section import partner_probes
+from crl.benchmark.record import record
 from crl.benchmark.report import report
-from crl.benchmark.sections import Section
+from crl.benchmark.restore import restore
+from crl.benchmark.sections import Section, _beside_published
 from crl.benchmark.statistics import Estimate
+from crl.benchmark.subgoal_section import subgoal_rates
+from crl.benchmark.suite import Task
 from crl.benchmark.tables import Link, Table
 from crl.benchmark.task_figure import TaskPanel, probe_values, task_picture
 
@@ -247,6 +253,48 @@ def test_who_the_partners_are(tmp_path):
     assert partner_probes(compare([tmp_path / "ppo-nam"]), task, Style(["ppo-nam"]), "lbf") == []
     out = report([tmp_path])
     assert "Return with each partner" in out.read_text()
+
+
+def test_published_returns_at_earlier_steps(tmp_path):
+    """DrQ-v2's suites are longer than what is published of them."""
+    task, more = "dmc/cartpole-swingup", {"env.kwargs.action_repeat": 2}
+    for seed in range(1, 6):
+        write_run(tmp_path, "drqv2", task, seed, 860.0, env_steps=1_100_000, evaluations=10, overrides=more)
+        table = tmp_path / "drqv2" / "dmc-cartpole-swingup" / f"seed{seed}" / "eval.csv"
+        table.write_text(table.read_text().replace(",990000,", ",980000,"))
+    tables = [part for part in _beside_published(compare([tmp_path]), task, "cartpole") if isinstance(part, Table)]
+    assert [table.name for table in tables] == ["cartpole_returns_980000", "cartpole_returns"]
+    ours, *others = tables[0].rows
+    means = [float(list(csv.DictReader(path.open()))[8]["mean"]) for path in sorted(tmp_path.rglob("eval.csv"))]
+    assert ours[0] == "drqv2" and ours[1].point == pytest.approx(sum(means) / 5) and tables[0].apart == 1
+    assert ["DrQ-v2", 864.7] in [list(row[:2]) for row in others]
+    assert tables[1].rows[0][1].point == 860.0 and tables[1].apart is None, "nobody has published so long a run"
+
+
+def test_crafters_score(tmp_path):
+    """From training episodes, beside published scores; and it survives being recorded."""
+    for seed in (1, 2):
+        folder = write_run(tmp_path / "grid", "ppo-crafter", "crafter/reward", seed, 9.0, env_steps=1_000_000)
+        lines = ["step,env,length,return,collect_wood,eat_cow"]
+        # the second is learned in the last tenth
+        lines += [f"{10_000 * k},0,200,1.0,1,{int(k > 90)}" for k in range(1, 101)]
+        (folder / "subgoals.csv").write_text("\n".join(lines) + "\n")
+    comparison = compare([tmp_path / "grid"])
+    rates = comparison.runs[0].subgoals
+    assert rates.whole == {"collect_wood": 100.0, "eat_cow": 10.0} and rates.late == {"collect_wood": 100.0, "eat_cow": 100.0}
+    _, scores, whole, late = subgoal_rates(comparison, "crafter/reward", "crafter")
+    assert scores.rows[0][0] == "ppo-crafter" and scores.rows[0][1].point == pytest.approx((101 * 11) ** 0.5 - 1)
+    assert ["AD", 21.8] in [list(row[:2]) for row in scores.rows[scores.apart :]]
+    assert [[row[0], row[1].point] for row in whole.rows] == [["collect_wood", 100.0], ["eat_cow", 10.0]]
+    assert [[row[0], row[1].point] for row in late.rows] == [["collect_wood", 100.0], ["eat_cow", 100.0]]
+    table = tmp_path / "data" / "measured.csv"
+    record(folder, table)
+    cell = Cell(
+        "ppo-crafter", "ppo-crafter", Task("crafter/reward", 0, 1, "crafter/reward"), 2, {"train.env_steps": 1_000_000}
+    )
+    (restored,) = restore([cell], tmp_path / "restored", table)
+    assert compare([restored]).runs[0].subgoals == rates
+    assert "Crafter's score" in html.unescape(report([tmp_path / "grid"]).read_text())
 
 
 _ASK = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({

@@ -236,9 +236,18 @@ def test_published_numbers():
         for row in csv.DictReader(file.open()):
             assert row["source"] and float(row["mean"]) is not None
             assert not row["std"] or float(row["std"]) >= 0
-    methods = {row["method"] for row in csv.DictReader((DATA / "dmc_published.csv").open())}
-    known = {row["method"] for row in csv.DictReader((DATA / "protocols.csv").open())}
-    assert methods <= known
+    known = {(row["env"].partition("/")[0], row["method"]) for row in csv.DictReader((DATA / "protocols.csv").open())}
+    for kind, file in (("dmc", "dmc"), ("atari", "atari100k"), ("crafter", "crafter")):
+        methods = {row["method"] for row in csv.DictReader((DATA / f"{file}_published.csv").open())}
+        assert {(kind, method) for method in methods} <= known
+    scores = {row.method: row.mean for row in published("crafter/reward", 1_000_000, "score")}
+    assert scores["AD"] == 21.8 and scores["PPO (Moon2023 ResNet)"] == 15.6 and scores["Random"] == 1.6
+    assert "AD" not in {row.method for row in published("crafter/reward", 1_000_000) if row.mean == 21.8}
+    # every suite of published tasks has something to be read against
+    for name in ("dmc100k", "dmc500k", "dmc-easy", "dmc-medium", "dmc-hard", "atari100k", "crafter1m"):
+        suite = load_suite(name)
+        for task in suite.tasks:
+            assert any(steps <= suite.env_steps for steps in published_lengths(task.env)), (name, task.env)
 
 
 def test_protocol_differences_are_named(tmp_path):
