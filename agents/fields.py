@@ -83,6 +83,21 @@ def set_field(config: Any, path: str, value: Any) -> None:
     setattr(owner, last, _check_range(path, coerce(path, value, hint), field.metadata))
 
 
+def takes_list(schema: type, path: str) -> bool:
+    """
+    :param schema: a nested dataclass
+    :param path: dotted
+    :return: whether the field's values are lists; False where there is no such field
+    """
+    hint: Any = schema
+    for name in path.split("."):
+        if not _is_group(hint) or name not in _hints(hint):
+            return False
+        hint = _hints(hint)[name]
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return any(get_origin(option) in (list, tuple) for option in options)
+
+
 def _has_field(owner: Any, name: str) -> bool:
     return _is_group(type(owner)) and name in _hints(type(owner))
 

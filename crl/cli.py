@@ -151,7 +151,7 @@ class Bench:
     out: Path | None = None
     """folder of the benchmark; default: runs/<suite>. A file called pause in it makes the runs wait"""
     set: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="FIELD=VALUE")] = field(default_factory=list)
-    """change a field of the recipes; FIELD=A,B makes an ablation"""
+    """change a field of the recipes; FIELD=A,B makes an ablation (FIELD=64,64;128,128 where values are lists)"""
     tuning: bool = False
     """seeds 101 to 200, for choosing hyperparameters, never reported"""
     dry_run: bool = False
@@ -172,6 +172,8 @@ class Bench:
     """let `crl probe` follow each finished run"""
     retry_failed: bool = False
     """try runs anew that have failed before, from their last checkpoint"""
+    device: str = "auto"
+    """of each run: auto, cpu, cuda. Local runs are spread over the GPUs, one on each unless --workers is more"""
 
 
 @dataclass
@@ -441,6 +443,7 @@ def _eval(command: Eval) -> int:
 def _bench(command: Bench) -> int:
     from crl.benchmark.command import bench
 
+    _check_device(command.device)
     options = {name: value for name, value in vars(command).items() if name != "set"}
     return bench(items=command.set, **options)
 

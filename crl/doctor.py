@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import psutil
 import torch as th
 from gymnasium import spaces
 
 from crl.compute import onednn_bf16, processor, resolve_precision
+from crl.limits import free_memory
 from crl.networks import pixel_body
 
 _PACKAGES = (
@@ -161,7 +161,7 @@ def replay_line(config: dict[str, Any]) -> str:
     n_stack, buffer_size = config["replay"]["n_stack"] or 3, int(config["algorithm"]["buffer_size"])
     image = spaces.Box(0, 255, (3 * n_stack, size, size), np.uint8)
     buffer = FrameReplayBuffer(buffer_size, image, spaces.Box(-1, 1, (6,)), "cpu", n_stack=n_stack)
-    free = psutil.virtual_memory().available
+    free = free_memory()
     plain = 2 * buffer_size * image.shape[0] * size * size
     return (
         f"{config['agent']} on {config['env']['id']}: {buffer.forecast()['total'] / 1e9:.1f} GB for {buffer_size} transitions "

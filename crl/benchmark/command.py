@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
@@ -16,10 +15,11 @@ from rich.table import Table
 
 from crl.benchmark.forecast import forecast, workers_that_fit
 from crl.benchmark.grid import Cell, choose_agents, make_grid, parse_seeds
-from crl.benchmark.launch import Executor
+from crl.benchmark.launch import Executor, LocalExecutor, visible_gpus
 from crl.benchmark.plan import write_plan
 from crl.benchmark.runner import Bench, Job, results
 from crl.benchmark.suite import load_suite
+from crl.limits import free_memory, usable_cores
 from crl.runs.return_text import return_text
 from crl.runs.stop import STOPPED
 
@@ -44,6 +44,7 @@ def bench(
     slurm: Sequence[str] = (),
     probe: bool = False,
     retry_failed: bool = False,
+    device: str = "auto",
 ) -> int:
     """
     :param suite: name or YAML file
@@ -61,9 +62,11 @@ def bench(
     :param slurm: ``KEY=VALUE`` for submitit's executor
     :param probe: let ``crl probe`` follow each finished run
     :param retry_failed: try runs anew that have failed in an earlier command
+    :param device: of each run
     :return: exit code: 0 when every run has finished, 1 when one has failed, 130 when it was stopped
     :raises ValueError: for anything wrong, before anything is started
     """
+    _check_numbers(workers, threads, checkpoint_every)
     chosen = load_suite(suite)
     named = [name for name in agents.split(",") if name]
     by_agent = choose_agents(chosen, named, None if seeds is None and not tuning else parse_seeds(seeds or "5", tuning))
@@ -71,10 +74,14 @@ def bench(
     folder = out or Path("runs") / chosen.name
     _check_executor(executor, gpus_per_run, slurm)
     local = executor == "local"
+    gpus = visible_gpus() if local and device != "cpu" else []
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = workers_that_fit(cells, cores, threads, psutil.virtual_memory().available) if local else len(cells)
-    work = Bench(cells, folder, workers, threads, checkpoint_every, None, _probe_arguments() if probe else None, retry_failed)
+        fit = workers_that_fit(cells, usable_cores(), threads, free_memory())
+        workers = (min(fit, len(gpus)) if gpus else fit) if local else len(cells)
+    # a device that is named by its number is the user's choice
+    shared = LocalExecutor(gpus if device in ("auto", "cuda") else [])
+    probing = _probe_arguments() if probe else None
+    work = Bench(cells, folder, workers, threads, checkpoint_every, shared, probing, retry_failed, device)
     if dry_run:
         print_forecast(work)
         return 0
@@ -101,13 +108,20 @@ def bench(
     return 0
 
 
+def _check_numbers(workers: int | None, threads: int, checkpoint_every: int) -> None:
+    if threads < 1 or (workers is not None and workers < 1):
+        raise CommandError(f"--workers {'as many as fit' if workers is None else workers}, --threads {threads}: at least 1")
+    if checkpoint_every < 0:
+        raise CommandError(f"--checkpoint-every {checkpoint_every}: 0 (at the end only) or more agent steps")
+
+
 def _check_executor(executor: str, gpus_per_run: float, slurm: Sequence[str]) -> None:
     if executor not in ("local", "ray", "slurm"):
         raise CommandError(f"--executor {executor}: local, ray or slurm")
     if not gpus_per_run >= 0:
         raise CommandError(f"--gpus-per-run {gpus_per_run}: 0 or more")
     if gpus_per_run and executor == "local":
-        raise CommandError("--gpus-per-run is for --executor ray and slurm; runs of this machine share its GPU as they are")
+        raise CommandError("--gpus-per-run is for --executor ray and slurm; local runs are spread over this machine's GPUs")
     if slurm and executor != "slurm":
         raise CommandError("--slurm is for --executor slurm")
 
@@ -145,21 +159,40 @@ def print_forecast(work: Bench) -> None:
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in work.jobs:
         groups.setdefault((job.cell.label, job.cell.task.label), []).append(job)
-    hours, unknown = 0.0, 0
+    hours, unknown, disk, memory = 0.0, 0, 0.0, 0.0
     for (label, task), jobs in groups.items():
         needs = forecast(jobs[0].cell)
-        left = sum(job.state != "finished" for job in jobs)
-        hours += (needs.hours or 0.0) * left
+        under_way = [job for job in jobs if job.state not in ("finished", "failed")]
+        left = len(under_way)
+        # of a run that was cut off only the rest is to be done
+        hours += (needs.hours or 0.0) * sum(1.0 - _done(job) for job in under_way)
+        disk += needs.disk * left
+        memory = max(memory, needs.memory if left else 0.0)
         unknown += left * (needs.hours is None)
         shown = "?" if needs.hours is None else f"{needs.hours:.2f}"
         sizes = (f"{needs.memory / 1e9:.1f} GB", f"{needs.disk / 1e9:.1f} GB")
         table.add_row(label, task, str(len(jobs)), str(left), shown, *sizes)
     console = Console()
     console.print(table)
-    left = len(work.jobs) - work.count("finished")
+    left = len(work.jobs) - work.count("finished") - work.count("failed")
     console.print(f"{len(work.jobs)} runs, {left} left, {work.workers} at a time with {work.threads} thread(s) each")
     known = [f"about {hours / work.workers:.1f} hours"] if unknown < left else []
     console.print(", and ".join([*known, *([f"{unknown} runs whose time was not measured"] if unknown else [])]))
+    if work.probe is not None and left:
+        console.print("the time of probes is not in it")
+    if left:
+        at_a_time = min(work.workers, left)
+        there = shutil.disk_usage(next(part for part in (work.out.absolute(), *work.out.absolute().parents) if part.exists()))
+        console.print(
+            f"all together: {disk / 1e9:.1f} GB of disk ({there.free / 1e9:.1f} GB free), "
+            f"{at_a_time * memory / 1e9:.1f} GB of memory at a time"
+        )
+
+
+def _done(job: Job) -> float:
+    if not job.folder.config_file.exists():
+        return 0.0
+    return min(1.0, int(job.folder.summary().get("steps", 0)) / max(1, job.total_steps))
 
 
 def print_results(work: Bench) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from crl.agents.recipes import resolve
 from crl.benchmark.grid import Cell
-from crl.runs.lengths import action_repeat, image_size
+from crl.runs.lengths import action_repeat, image_channels, image_size
 
 MEASURED = Path(__file__).parent / "data" / "measured.csv"
 #: of a process with torch, MuJoCo and a network of the usual size, the allocator keeping its peak: what speed.py shows
@@ -52,7 +52,7 @@ def replay_bytes(config: Mapping[str, Any]) -> float:
         return 0.0
     stored = min(config["algorithm"]["buffer_size"], config["train"]["env_steps"] / action_repeat(config))
     size = image_size(config)
-    return float(stored) * (3 * size * size * 1.02 + 100)
+    return float(stored) * (image_channels(config) * size * size * 1.02 + 100)
 
 
 def _hours(config: Mapping[str, Any], measured: Path) -> float | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crl.agents.config import ADDED_FIELDS
+from crl.agents.fields import takes_list
 from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.suite import Suite, Task
 from crl.envs.make import check_env_id
@@ -80,10 +81,12 @@ def parse_seeds(text: str, tuning: bool = False) -> list[int]:
     return seeds
 
 
-def parse_variants(items: Sequence[str]) -> list[dict[str, Any]]:
+def parse_variants(items: Sequence[str], takes_list: Callable[[str], bool] = lambda name: False) -> list[dict[str, Any]]:
     """
-    :param items: ``field=value`` for all runs, ``field=a,b`` for an ablation (``field=64,64;128,128`` where values hold
-        commas); or the path of a YAML file with values for all runs, such as ``crl tune`` writes
+    :param items: ``field=value`` for all runs, ``field=a,b`` for an ablation; where values are lists, ``field=64,64`` is one
+        and ``field=64,64;128,128`` an ablation; or the path of a YAML file with values for all runs, such as ``crl tune``
+        writes
+    :param takes_list: whether a field's values are lists
     :return: one mapping of fields a variant; the combinations of all
     :raises GridError: for an item that is none
     """
@@ -95,9 +98,10 @@ def parse_variants(items: Sequence[str]) -> list[dict[str, Any]]:
         name, separator, text = item.partition("=")
         if not separator or not name or not text:
             raise GridError(f"--set {item!r}: write field=value, or field=a,b for an ablation")
-        values = text.split(";") if ";" in text else text.split(",")
+        values = text.split(";") if ";" in text or takes_list(name) else text.split(",")
         if len(set(values)) < len(values) or not all(values):
-            raise GridError(f"--set {item!r}: every value once, and none empty")
+            told = " (values that are lists are separated by ;)" if takes_list(name) else ""
+            raise GridError(f"--set {item!r}: every value once, and none empty{told}")
         choices.append([(name, value) for value in values])
     return [dict(combination) for combination in itertools.product(*choices)]
 
@@ -136,7 +140,7 @@ def make_grid(
         raise GridError(f"--agents {','.join(agents)}: {'every agent once' if agents else 'at least one'}")
     by_agent = agents if isinstance(agents, Mapping) else dict.fromkeys(agents, seeds)
     agents, seeds = list(by_agent), sorted({seed for of_agent in by_agent.values() for seed in of_agent})
-    variants = parse_variants(items)
+    variants = parse_variants(items, lambda name: any(takes_list(family_of(agent).config, name) for agent in agents))
     varied = {name for name in variants[0] if len({variant[name] for variant in variants}) > 1}
     names = {agent: agent.rpartition(":")[2] for agent in agents}
     if len(set(names.values())) < len(agents):

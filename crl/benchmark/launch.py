@@ -6,11 +6,13 @@ import ctypes
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -96,10 +98,12 @@ class Launch:
             return ["probe", self.folder, *self.probe]
         return None
 
-    def popen(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Start ``crl`` in a process of its own, which is asked to stop when this one dies."""
+    def popen(self, command: list[str], gpu: str | None = None) -> subprocess.Popen[bytes]:
+        """Start ``crl`` in a process of its own, which is asked to stop when this one dies; it sees that GPU alone, if any."""
         Path(self.log).parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), PAUSE_FILE: self.pause_file}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         with open(self.log, "ab") as file:
             return subprocess.Popen(
                 [sys.executable, "-m", "crl", *command],
@@ -172,12 +176,37 @@ def _end_with_parent() -> None:
     _PRCTL(_SET_DEATH_SIGNAL, signal.SIGTERM)
 
 
+def visible_gpus() -> list[str]:
+    """As ``CUDA_VISIBLE_DEVICES`` names them, those of this machine that torch can use."""
+    if not Path("/proc/driver/nvidia").exists() and shutil.which("nvidia-smi") is None:
+        return []  # without asking torch, which takes seconds
+    import torch as th
+
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return [named[index] if index < len(named) else str(index) for index in range(th.cuda.device_count())]
+
+
 class LocalExecutor:
-    """Processes of this machine."""
+    """
+    Processes of this machine.
+
+    :param gpus: that runs are spread over, each on the one with the fewest; empty leaves the choice to the runs
+    """
+
+    def __init__(self, gpus: Sequence[str] = ()) -> None:
+        self.gpus = list(gpus)
+        self._handles: list[_LocalHandle] = []
 
     def start(self, launches: list[Launch]) -> list[Handle]:
         """One process each."""
-        return [_LocalHandle(launch) for launch in launches]
+        self._handles = [handle for handle in self._handles if handle.poll() is None]
+        started: list[Handle] = []
+        for launch in launches:
+            used = [handle.gpu for handle in self._handles]
+            handle = _LocalHandle(launch, min(self.gpus, key=used.count) if self.gpus else None)
+            self._handles.append(handle)
+            started.append(handle)
+        return started
 
     def adopt(self, launch: Launch) -> Handle | None:
         """They end with the runner."""
@@ -188,9 +217,10 @@ class LocalExecutor:
 
 
 class _LocalHandle:
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, gpu: str | None = None) -> None:
         command = launch.command()
-        self.process = None if command is None else launch.popen(command)
+        self.gpu = gpu
+        self.process = None if command is None else launch.popen(command, gpu)
 
     def poll(self) -> Outcome:
         return 0 if self.process is None else self.process.poll()

@@ -78,6 +78,7 @@ class Bench:
     :param executor: where runs are computed; None takes this machine
     :param probe: arguments of ``crl probe``, which every finished run is given to; None leaves it out
     :param retry_failed: try runs anew that have failed before, from their last checkpoint
+    :param device: of each run
     """
 
     cells: Sequence[Cell]
@@ -88,6 +89,7 @@ class Bench:
     executor: Executor | None = None
     probe: Sequence[str] | None = None
     retry_failed: bool = False
+    device: str = "auto"
     jobs: list[Job] = field(default_factory=list)
     #: set it, and :meth:`run` comes to an end as after a signal
     halted: bool = False
@@ -143,7 +145,8 @@ class Bench:
         # other machines know nothing of the directory this one works in
         path = str(folder.path.absolute())
         begin = ["train", cell.agent, cell.task.env, "--seed", str(cell.seed), "--out", path]
-        begin += ["--threads", str(self.threads), "--checkpoint-every", str(self.checkpoint_every), *sets]
+        begin += ["--threads", str(self.threads), "--checkpoint-every", str(self.checkpoint_every)]
+        begin += ["--device", self.device, *sets]
         log = self.out.absolute() / "logs" / cell.name.replace("/", "_")
         return Launch(
             folder=path,

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from crl.contract import Augmentation, check_augmentation
+from crl.limits import free_memory
 from crl.replay.frame_store import FrameStore
 from crl.replay.stacking import check_frames, check_shift, first_stack, infer_n_stack
 from crl.replay.transfer import to_device
@@ -143,7 +144,7 @@ class FrameReplayBuffer(ReplayBuffer):
     def _allocate(self) -> None:
         need = self.forecast()
         memory = need["rest"] + (0 if self.folder is not None else need["frames"])
-        available = psutil.virtual_memory().available
+        available = free_memory()
         if memory > available:
             raise MemoryError(
                 f"the replay buffer of {self.buffer_size * self.n_envs} transitions needs {memory / 1e9:.1f} GB when full and "

@@ -49,6 +49,11 @@ def never_learns(config: Mapping[str, Any], steps: int) -> str:
     )
 
 
+def image_channels(config: Mapping[str, Any]) -> int:
+    """Of one frame: Atari's are grey."""
+    return 1 if config["env"]["id"].startswith("atari/") else 3
+
+
 def image_size(config: Mapping[str, Any]) -> int:
     """Side of the images that the environment gives, in pixels: as told, else each kind's own."""
     own = {"toy/": 32, "crafter/": 64, "lbf/": 64, "mpe/": 64}

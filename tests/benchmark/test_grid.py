@@ -20,6 +20,8 @@ def test_every_combination_seed_by_seed():
 def test_variants():
     assert parse_variants([]) == [{}]
     assert parse_variants(["a=1,2", "b=3"]) == [{"a": "1", "b": "3"}, {"a": "2", "b": "3"}]
+    arms = make_grid(load_suite("toy"), ["curl-sac"], [1], ["policy.net_arch=64,64"])
+    assert {cell.label for cell in arms} == {"curl-sac"} and {cell.overrides["policy.net_arch"] for cell in arms} == {"64,64"}
     assert parse_variants(["policy.net_arch=64,64;128,128"]) == [{"policy.net_arch": v} for v in ("64,64", "128,128")]
     cells = make_grid(load_suite("toy"), ["curl-sac"], [1], ["objective.weight=0.1,1", "algorithm.gamma=0.9"])
     assert {cell.label for cell in cells} == {"curl-sac+objective.weight=0.1", "curl-sac+objective.weight=1"}
@@ -122,6 +124,10 @@ def test_forecast(tmp_path):
     # action repeat 8: an eighth of the buffer is filled
     assert replay_bytes(config) == pytest.approx(12_500 * 3 * 100 * 100, rel=0.03)
     assert needs.memory == pytest.approx(1.3e9 + replay_bytes(config)) and needs.disk < needs.memory
+    # Atari's frames are grey
+    (game,) = (c for c in make_grid(load_suite("atari100k"), ["der"], [1]) if c.task.env == "atari/Pong")
+    config = resolve("der", game.task.env, game.overrides)
+    assert replay_bytes(config) == pytest.approx(100_000 * (84 * 84 * 1.02 + 100))
     assert workers_that_fit([cell], 8, 2, 1e12) == 4
     assert workers_that_fit([cell], 8, 1, 2.5 * needs.memory) == 2
     assert workers_that_fit([cell], 1, 2, 1.0) == 1

@@ -12,9 +12,10 @@ import pytest
 
 from crl.agents.fields import ConfigError
 from crl.agents.recipes import resolve
-from crl.benchmark.command import bench
+from crl.benchmark.command import CommandError, _done, bench
 from crl.benchmark.comparison import compare
 from crl.benchmark.grid import make_grid
+from crl.benchmark.launch import LocalExecutor
 from crl.benchmark.results import read_runs
 from crl.benchmark.runner import Bench, BenchError, as_text, results
 from crl.benchmark.suite import load_suite
@@ -160,6 +161,59 @@ def test_a_loss_that_is_no_number(tmp_path, monkeypatch):
     # as a reader of the report sees it
     (run,) = read_runs([tmp_path / "out"])[0]
     assert run.state == "failed" and run.counts and run.last_return == row["return"] and "FloatingPointError" in run.error
+
+
+class OnGpu:
+    """A launch that goes on until it is told to end."""
+
+    def __init__(self):
+        self.ended, self.gpu = None, None
+
+    def command(self):
+        return ["train"]
+
+    def popen(self, command, gpu):
+        self.gpu = gpu
+        return self
+
+    def poll(self):
+        return self.ended
+
+
+def test_runs_are_spread_over_gpus():
+    launches = [OnGpu() for _ in range(6)]
+    executor = LocalExecutor(["0", "3"])
+    executor.start(launches[:3])
+    assert [launch.gpu for launch in launches[:3]] == ["0", "3", "0"]
+    launches[0].ended = launches[2].ended = 0
+    executor.start(launches[3:5])
+    assert [launch.gpu for launch in launches[3:5]] == ["0", "0"], "none is there, and one on the other"
+    plain = LocalExecutor()
+    plain.start(launches[5:])
+    assert launches[5].gpu is None
+
+
+def test_options_are_checked_before_anything(tmp_path, capsys):
+    (tmp_path / "tiny.yaml").write_text(SUITE.format(steps=400, env="toy/reach", fields="train.threads: 1"))
+
+    def run(**options):
+        return bench(str(tmp_path / "tiny.yaml"), "curl-sac", "2", tmp_path / "out", dry_run=True, **options)
+
+    for options in ({"threads": 0}, {"workers": 0}):
+        with pytest.raises(CommandError, match="at least 1"):
+            run(**options)
+    with pytest.raises(CommandError, match=r"--checkpoint-every -1: 0 \(at the end only\) or more"):
+        run(checkpoint_every=-1)
+    assert run(workers=2, probe=True) == 0
+    said = capsys.readouterr().out
+    assert "2 runs, 2 left" in said and "of memory at a time" in said and "probes" in said
+    # half of one is done
+    write_run(tmp_path / "out", "curl-sac", "toy/reach", 1, 5.0, "running", evaluations=5, env_steps=400)
+    (tmp_path / "out" / "curl-sac" / "toy-reach" / "seed1" / "config.yaml").unlink()
+    (cell, _) = make_grid(load_suite(str(tmp_path / "tiny.yaml")), ["curl-sac"], [1, 2])
+    new_run(cell.agent, cell.task.env, dict(cell.overrides), 1, out=cell.folder(tmp_path / "out")).update_summary(steps=200)
+    (begun, new) = Bench([cell, _], tmp_path / "out", 1).jobs
+    assert (_done(begun), _done(new)) == (0.5, 0.0)
 
 
 class Crashing(Handled):
