@@ -170,6 +170,8 @@ class Bench:
     """of submitit's executor, for example --slurm slurm_partition=gpu --slurm timeout_min=600"""
     probe: bool = False
     """let `crl probe` follow each finished run"""
+    video: bool = False
+    """film an episode of each finished run; the report links to it"""
     retry_failed: bool = False
     """try runs anew that have failed before, from their last checkpoint"""
     device: str = "auto"

@@ -45,6 +45,7 @@ def bench(
     probe: bool = False,
     retry_failed: bool = False,
     device: str = "auto",
+    video: bool = False,
 ) -> int:
     """
     :param suite: name or YAML file
@@ -63,9 +64,12 @@ def bench(
     :param probe: let ``crl probe`` follow each finished run
     :param retry_failed: try runs anew that have failed in an earlier command
     :param device: of each run
+    :param video: film an episode of each finished run
     :return: exit code: 0 when every run has finished, 1 when one has failed, 130 when it was stopped
     :raises ValueError: for anything wrong, before anything is started
     """
+    if video and find_spec("imageio") is None:
+        raise CommandError("--video needs imageio: pip install 'crl[dmc]'")
     _check_numbers(workers, threads, checkpoint_every)
     chosen = load_suite(suite)
     named = [name for name in agents.split(",") if name]
@@ -81,7 +85,7 @@ def bench(
     # a device that is named by its number is the user's choice
     shared = LocalExecutor(gpus if device in ("auto", "cuda") else [])
     probing = _probe_arguments() if probe else None
-    work = Bench(cells, folder, workers, threads, checkpoint_every, shared, probing, retry_failed, device)
+    work = Bench(cells, folder, workers, threads, checkpoint_every, shared, probing, retry_failed, device, video)
     if dry_run:
         print_forecast(work)
         return 0

@@ -64,11 +64,12 @@ class Executor(Protocol):
 @dataclass(frozen=True)
 class Launch:
     """
-    One stage of a run: to begin it, to go on with it, or to probe it; which, the run's folder tells.
+    One stage of a run: to begin it, to go on with it, to probe or to film it; which, the run's folder tells.
 
     :param folder: of the run
     :param begin: arguments of ``crl`` that begin it
     :param probe: arguments of ``crl probe`` beside the folder; None leaves the probe out
+    :param video: whether an episode is to be filmed
     :param log: file that output is appended to
     :param threads: of the run
     :param pause_file: while it is there, the run waits
@@ -80,6 +81,7 @@ class Launch:
     folder: str
     begin: tuple[str, ...]
     probe: tuple[str, ...] | None
+    video: bool
     log: str
     threads: int
     pause_file: str
@@ -94,8 +96,12 @@ class Launch:
             return list(self.begin)
         if folder.summary().get("state") != "finished":
             return ["resume", self.folder]
+        if not folder.has_checkpoint():
+            return None  # of a run that was restored from what is recorded, no weights are there
         if self.probe is not None and not any((folder.path / "probe").glob("*/probe.json")):
             return ["probe", self.folder, *self.probe]
+        if self.video and not any(folder.video.glob("*.mp4")):
+            return ["eval", self.folder, "--episodes", "1", "--video"]
         return None
 
     def popen(self, command: list[str], gpu: str | None = None) -> subprocess.Popen[bytes]:

@@ -77,6 +77,7 @@ class Bench:
     :param checkpoint_every: agent steps between checkpoints of each run
     :param executor: where runs are computed; None takes this machine
     :param probe: arguments of ``crl probe``, which every finished run is given to; None leaves it out
+    :param video: film an episode of every finished run
     :param retry_failed: try runs anew that have failed before, from their last checkpoint
     :param device: of each run
     """
@@ -90,6 +91,7 @@ class Bench:
     probe: Sequence[str] | None = None
     retry_failed: bool = False
     device: str = "auto"
+    video: bool = False
     jobs: list[Job] = field(default_factory=list)
     #: set it, and :meth:`run` comes to an end as after a signal
     halted: bool = False
@@ -152,6 +154,7 @@ class Bench:
             folder=path,
             begin=tuple(begin),
             probe=None if self.probe is None else tuple(self.probe),
+            video=self.video,
             log=f"{log}.log",
             threads=self.threads,
             pause_file=str(self.pause_file.absolute()),
@@ -166,7 +169,7 @@ class Bench:
         if job.launch.command() is None:
             job.state = "finished"
         elif job.attempts >= ATTEMPTS and summary.get("state") == "finished":
-            job.state, job.error = "finished", f"not probed: {job.launch.log}"
+            job.state, job.error = "finished", f"could not be probed or filmed: {job.launch.log}"
         elif job.attempts >= ATTEMPTS:
             told = summary.get("error") if summary.get("state") == "failed" else None
             job.state, job.error = "failed", str(told or f"{job.crash or 'crashed'}: {job.launch.log}")
@@ -198,21 +201,22 @@ class Bench:
         except RunFolderError as error:
             raise BenchError(f"{self.out} is being worked on by another crl bench: wait for it, or end it") from error
 
-    def run(self, show: Any = None, poll: float = 0.5) -> bool:
+    def run(self, show: Any = None, poll: float = 0.5, stop: StopRequest | None = None) -> bool:
         """
         Until every cell is finished or has failed; a signal stops the runs, which save themselves.
 
         :param show: called with this benchmark now and then
         :param poll: seconds between two looks
+        :param stop: listens to signals already; None listens from here on
         :return: whether it came to its end
         """
-        with StopRequest() as stop, self._alone():
+        with stop or StopRequest() as listening, self._alone():
             try:
                 self._adopt()
                 for job in self.jobs:
                     self._give_up(job)
                 while any(job.state in ("waiting", "running", "elsewhere") for job in self.jobs):
-                    if stop.signal is not None or self.halted:
+                    if listening.signal is not None or self.halted:
                         return False
                     self._step()
                     if show is not None:

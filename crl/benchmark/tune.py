@@ -197,7 +197,7 @@ class Search:
 
         look(work)
         if not work.halted:
-            work.run(look)
+            work.run(look, stop=stop)
         failed = [job for job in work.jobs if job.state == "failed"]
         if told.pruned:
             self.study.tell(trial, state=TrialState.PRUNED)

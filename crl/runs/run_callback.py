@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from crl.runs.folder import RunFolder, Table
 from crl.runs.lengths import final_episodes
 from crl.runs.return_text import return_text
 from crl.runs.state import check_finite
-from crl.runs.stop import PAUSE_FILE, StopRequest
+from crl.runs.stop import StopRequest, wait_while_paused
 
 
 class Stopped(Exception):
@@ -136,17 +135,12 @@ class RunCallback(BaseCallback):
         """Of :attr:`seconds`, what evaluations took."""
         return float(self.counters["eval_seconds"])
 
-    def _wait_while_paused(self) -> None:
-        """As long as the file that a benchmark names is there; the time is not counted."""
-        name = os.environ.get(PAUSE_FILE)
-        if not name or not os.path.exists(name):
-            return
-        began = time.monotonic()
-        while os.path.exists(name) and self.stop.signal is None:
-            time.sleep(0.2)
-        paused = time.monotonic() - began
+    def _wait_while_paused(self) -> float:
+        """As long as the file that a benchmark names is there; the time, which is given back, is not counted."""
+        paused = wait_while_paused(lambda: self.stop.signal is not None)
         self._began += paused
         self._leave_out(paused)
+        return paused
 
     def _leave_out(self, seconds: float) -> None:
         """No updates were to be expected meanwhile."""
@@ -191,6 +185,7 @@ class RunCallback(BaseCallback):
         return f"step {self.pause_at}" if self.stop.signal is None else self.stop.name
 
     def _on_step(self) -> bool:
+        self._wait_while_paused()
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self.model.num_timesteps, shown=self._shown())
         return True
@@ -224,11 +219,17 @@ class RunCallback(BaseCallback):
         :raises EvaluationStopped: after a signal
         """
         episodes = final_episodes(self.config) if final else self.eval_episodes
-        began = time.monotonic()
+        began, paused = time.monotonic(), 0.0
+
+        def given_up() -> bool:
+            nonlocal paused
+            paused += self._wait_while_paused()
+            return self.stop.signal is not None
+
         try:
-            result = evaluate(self.model, self.config, episodes, stop=lambda: self.stop.signal is not None)
+            result = evaluate(self.model, self.config, episodes, stop=given_up)
         finally:
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - began - paused
             self.counters["eval_seconds"] += seconds
             self._leave_out(seconds)
         steps = self.model.num_timesteps

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from crl.runs.stop import wait_while_paused
+
 #: told what is being done, and how many steps that takes; gives what to call after each
 Stage = Callable[[str, int], Callable[[], None]]
 
@@ -18,14 +20,18 @@ def silent(what: str, steps: int) -> Callable[[], None]:
     return lambda: None
 
 
+def _pause() -> None:
+    wait_while_paused()
+
+
 @contextmanager
 def shown_stages() -> Iterator[Stage]:
-    """A bar for each stage on a terminal, elsewhere a line; gives a :data:`Stage`."""
+    """A bar for each stage on a terminal, elsewhere a line; gives a :data:`Stage`. A benchmark's pause holds it up."""
     if not sys.stderr.isatty():
 
         def announce(what: str, steps: int) -> Callable[[], None]:
             print(f"{what} ({steps})", file=sys.stderr, flush=True)
-            return lambda: None
+            return _pause
 
         yield announce
         return
@@ -34,6 +40,11 @@ def shown_stages() -> Iterator[Stage]:
 
         def begin(what: str, steps: int) -> Callable[[], None]:
             task = progress.add_task(what, total=steps)
-            return lambda: progress.advance(task)
+
+            def advance() -> None:
+                progress.advance(task)
+                _pause()
+
+            return advance
 
         yield begin

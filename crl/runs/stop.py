@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,6 +15,22 @@ from typing import Any
 STOPPED = 130
 #: environment variable: the name of a file that pauses runs while it is there
 PAUSE_FILE = "CRL_PAUSE_FILE"
+
+
+def wait_while_paused(stopped: Callable[[], bool] = lambda: False) -> float:
+    """
+    As long as the file that :data:`PAUSE_FILE` names is there.
+
+    :param stopped: asked now and then whether to wait no longer
+    :return: seconds waited
+    """
+    name = os.environ.get(PAUSE_FILE)
+    if not name or not os.path.exists(name):
+        return 0.0
+    began = time.monotonic()
+    while os.path.exists(name) and not stopped():
+        time.sleep(0.2)
+    return time.monotonic() - began
 
 
 class StopRequest:

@@ -133,7 +133,7 @@ def test_a_run_whose_workers_are_always_lost_fails_in_the_end(tmp_path):
 def launch_of(tmp_path, folder, **more):
     plain = dict(folder=str(folder), begin=("--version",), probe=None, log=str(tmp_path / "logs" / "log"), threads=1)
     files = {name: str(tmp_path / name) for name in ("pause_file", "stop_file", "note_file")}
-    return Launch(**{**plain, **files, "directory": str(tmp_path), **more})
+    return Launch(**{**plain, **files, "video": False, "directory": str(tmp_path), **more})
 
 
 def test_a_launch_waits_for_the_one_before_it(tmp_path):

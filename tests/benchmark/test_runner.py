@@ -278,7 +278,38 @@ def test_probes_follow_finished_runs(tmp_path):
     failing = Bench(cells, out, workers=1, probe=few, executor=Crashing(1))
     assert failing.run(poll=0) and failing.jobs[0].attempts == 2
     (row,) = results(failing.jobs)
-    assert row["state"] == "finished" and row["error"].startswith("not probed") and row["return"] == run.last_return
+    assert row["state"] == "finished" and row["error"].startswith("could not be probed") and row["return"] == run.last_return
+
+
+OWN_AGENT = """
+from crl import PixelEncoder
+from stable_baselines3 import PPO
+
+
+class Small(PixelEncoder):
+    def __init__(self, space):
+        super().__init__(space, filters=4, layers=2, features_dim=8)
+
+
+def mine(env, seed, device, n_steps=32):
+    kwargs = dict(net_arch=[8], features_extractor_class=Small)
+    return PPO("CnnPolicy", env, n_steps=n_steps, batch_size=16, n_epochs=1, seed=seed, device=device, policy_kwargs=kwargs)
+"""
+
+
+def test_an_agent_of_ones_own_is_run_filmed_and_reported(tmp_path, capsys):
+    """A plain function goes through the same command as recipes do."""
+    (tmp_path / "agents.py").write_text(OWN_AGENT)
+    fields = "train.threads: 1"
+    (tmp_path / "tiny.yaml").write_text(SUITE.format(steps=64, env="toy/reach-discrete", fields=fields))
+    asked = (str(tmp_path / "tiny.yaml"), f"{tmp_path / 'agents.py'}:mine", "1", tmp_path / "out")
+    assert bench(*asked, workers=1, video=True) == 0
+    (run,) = read_runs([tmp_path / "out"])[0]
+    assert (run.label, run.state, run.last_steps) == ("mine", "finished", 64) and run.differences == []
+    assert [video.name for video in run.videos] == ["step64.mp4"] and run.videos[0].stat().st_size > 0
+    assert "| mine | toy/reach-discrete | 1 | finished |" in capsys.readouterr().out
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*4")}
+    assert bench(*asked, workers=1, video=True) == 0 and made == {path: path.stat().st_mtime_ns for path in made}
 
 
 def test_an_ablation_is_a_grid_arm_a_value(tmp_path, capsys):
