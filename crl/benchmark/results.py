@@ -205,10 +205,10 @@ def _read(path: Path, planned: Planned | None) -> Run:
         raise RunFolderError(f"{folder.config_file} is not of a run: {error} is missing or wrong") from error
     label, task = (planned.label, planned.task) if planned else _from_path(path, agent, env_id)
     overrides = planned.overrides if planned else _overrides(label, config)
-    state, error = str(summary.get("state", "running")), str(summary.get("error") or "")
+    state, why = str(summary.get("state", "running")), str(summary.get("error") or "")
     if not sound.all():
         first = int(sound.argmin())
-        error = f"the evaluation at environment step {curve.env_steps[first]:.0f} is no number"
+        why = f"the evaluation at environment step {curve.env_steps[first]:.0f} is no number"
         state = "running" if state == "running" else "failed"
         curve = LearningCurve(*(column[:first] for column in curve))
     return Run(
@@ -219,7 +219,7 @@ def _read(path: Path, planned: Planned | None) -> Run:
         task,
         seed,
         state,
-        error,
+        why,
         budget,
         curve,
         config,
