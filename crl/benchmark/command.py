@@ -78,14 +78,14 @@ def bench(
     folder = out or Path("runs") / chosen.name
     _check_executor(executor, gpus_per_run, slurm)
     local = executor == "local"
-    gpus = visible_gpus() if local and device != "cpu" else []
+    # a device that is named by its number is the user's choice, and all runs are on it
+    gpus = visible_gpus() if local and device in ("auto", "cuda") else []
     if workers is None:
         fit = workers_that_fit(cells, usable_cores(), threads, free_memory())
-        workers = (min(fit, len(gpus)) if gpus else fit) if local else len(cells)
-    # a device that is named by its number is the user's choice
-    shared = LocalExecutor(gpus if device in ("auto", "cuda") else [])
+        places = len(gpus) or (1 if device.startswith("cuda:") else fit)
+        workers = min(fit, places) if local else len(cells)
     probing = _probe_arguments() if probe else None
-    work = Bench(cells, folder, workers, threads, checkpoint_every, shared, probing, retry_failed, device, video)
+    work = Bench(cells, folder, workers, threads, checkpoint_every, LocalExecutor(gpus), probing, retry_failed, device, video)
     if dry_run:
         print_forecast(work)
         return 0
