@@ -8,11 +8,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from crl.agents.assemble_ppo import algorithm_kwargs, encoder_kwargs, policy_kwargs
+from crl.agents.fields import ConfigError
 from crl.agents.pixel_ppo import PixelPPO
 from crl.callbacks import AchievementPhases
 from crl.callbacks.achievement_phases import bind_memory
 from crl.callbacks.find_encoders import find_encoders
 from crl.encoders import PreNormImpalaEncoder
+from crl.envs.subgoals import reports_subgoals
 from crl.objectives.achievement import AchievementDistillation
 from crl.objectives.goal_memory import GoalMemory
 from crl.objectives.memory_extractor import MemoryExtractor
@@ -32,6 +34,11 @@ def build_distilling_ppo(config: PPOConfig, env: VecEnv, **common: Any) -> tuple
     """
     fields = config.distillation
     assert fields.every is not None
+    if not reports_subgoals(env):
+        raise ConfigError(
+            "what is distilled are sub-goals, and this environment reports none: take crafter/reward, toy/chain, or one with "
+            "subgoal_names (crl.envs.subgoals)"
+        )
     policy = policy_kwargs(config)
     if fields.memory:
         # another agent's memory stays with that agent (crl probe builds a fresh one beside the trained one)

@@ -43,6 +43,9 @@ class NormalizedValuePolicy(ActorCriticPolicy):
             if kwargs.pop(name, None):
                 raise ValueError(f"{type(self).__name__}({name}=...): heads are one linear layer each, initialised by itself")
         self.value_beta = value_beta
+        if kwargs.get("optimizer_kwargs") is None:
+            # SB3 would take 1e-5
+            kwargs["optimizer_kwargs"] = {"eps": 1e-8}
         super().__init__(
             observation_space,
             action_space,

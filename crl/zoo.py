@@ -30,7 +30,6 @@ from crl.callbacks import AuxiliaryLossCallback
 from crl.encoders import PixelEncoder
 from crl.envs import list_envs
 from crl.objectives import OBJECTIVES
-from crl.replay import FrameReplayBuffer
 
 
 def auxiliary_loss(
@@ -61,7 +60,8 @@ def register_envs() -> None:
 register_envs()
 
 _REPLAY: dict[str, Any] = dict(
-    replay_buffer_class=FrameReplayBuffer,
+    # as text, which rl_zoo3 evaluates: its enjoy takes nothing else
+    replay_buffer_class="__import__('crl').FrameReplayBuffer",
     replay_buffer_kwargs=dict(n_stack=3, augment=RandomShift(4)),
 )
 _SMALL_REPLAY: dict[str, Any] = {**_REPLAY, "replay_buffer_kwargs": dict(n_stack=3, augment=RandomShift(2))}

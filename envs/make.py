@@ -46,7 +46,7 @@ _CHAIN = "toy/chain"
 _TOYS = {
     "toy/reach": "bring a dot with momentum to a goal; 32x32, continuous, no OpenGL",
     "toy/reach-discrete": "the same with five actions",
-    _CHAIN: "collect items in the right order; 32x32, five actions, sub-goals in its infos",
+    _CHAIN: "collect items in the right order; 32x32, four actions, sub-goals in its infos",
 }
 
 #: by the beginning of an id: raises ValueError for one that there is not; all ids; what takes an id and the options

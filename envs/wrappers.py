@@ -15,8 +15,8 @@ from crl.envs.errors import NotPixelsError, check_positive
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
     """
-    Repeats each action and sums the rewards; stops at the end of the episode. (gymnasium's ``MaxAndSkipObservation`` takes the
-    maximum of frames, as Atari needs it.)
+    Repeats each action and sums the rewards; stops at the end of the episode. Sub-goals of all of its steps are kept.
+    (gymnasium's ``MaxAndSkipObservation`` takes the maximum of frames, as Atari needs it.)
 
     :param env: environment
     :param repeat: simulator steps per action, at least 1
@@ -30,12 +30,17 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """See :class:`gymnasium.Env`."""
-        total = 0.0
+        total, reached = 0.0, None
         for _ in range(self.repeat):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
+            if "subgoals" in info:
+                now = np.asarray(info["subgoals"], dtype=bool)
+                reached = now if reached is None else reached | now
             if terminated or truncated:
                 break
+        if reached is not None:
+            info = {**info, "subgoals": reached}
         return obs, total, terminated, truncated, info
 
     def get_state(self) -> Any:

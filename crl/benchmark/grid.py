@@ -77,7 +77,10 @@ def parse_seeds(text: str, tuning: bool = False) -> list[int]:
             "reported; take others, or pass --tuning"
         )
     if tuning and len(inside) < len(seeds):
-        raise GridError(f"--tuning takes seeds from {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1} alone: --seeds 101-103")
+        raise GridError(
+            f"--seeds {text}: to choose hyperparameters there are {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1}, such as "
+            "101-103, or 101-101 for one of them (101 alone means 1 to 101)"
+        )
     return seeds
 
 

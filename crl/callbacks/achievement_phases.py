@@ -147,6 +147,9 @@ class AchievementPhases(SavedCallback):
         self.objective.bind(encoder)
         if self._has_memory:
             bind_memory(model.get_env(), encoder)
+        other_model = self._extractor is not None and self._extractor is not encoder.extractor
+        if model.num_timesteps == 0 or other_model:
+            self.window.clear()  # episodes of a training before this one do not go on
         self._clip = model.max_grad_norm if self.max_grad_norm == "auto" else self.max_grad_norm  # type: ignore[assignment]
         self._make_optimizers(model, encoder)
         self._take_up()
@@ -188,6 +191,13 @@ class AchievementPhases(SavedCallback):
 
     def _on_training_end(self) -> None:
         self._phase_if_due()
+        if self.n_updates:
+            # SB3 writes its log before it updates, every few rollouts: what the last phase did would not be in it
+            self.logger.dump(self.num_timesteps)
+
+    def summary(self) -> dict[str, float]:
+        """Of all phases, for a run's summary: gradient steps, and seconds of the training."""
+        return {"phase_updates": self.n_updates, "phase_seconds": round(self.seconds, 1)}
 
     # ---- the phase
 

@@ -26,6 +26,8 @@ class ActorCriticHeads:
                 f"achievement distillation needs an actor and critic on one encoder (SB3's PPO or A2C with "
                 f"share_features_extractor=True), not {type(policy).__name__} of {type(model).__name__}"
             )
+        if hasattr(policy, "lstm_actor"):
+            raise ValueError("achievement distillation does not know policies with an LSTM: take SB3's PPO, and GoalMemory")
         if not isinstance(model.action_space, spaces.Discrete):
             raise ValueError(f"achievement distillation needs discrete actions, the model's are {model.action_space}")
         self.policy = policy

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -94,7 +94,10 @@ class AuxiliaryLossCallback(SavedCallback):
     ) -> None:
         super().__init__(verbose)
         if not isinstance(objective, Objective):
-            raise ValueError(f"objective={objective!r}: pass an instance of crl.contract.Objective, for example CURL()")
+            own = {"AchievementDistillation": "AchievementPhases", "HistoryObjective": "AgentModelCallback"}
+            other = next((own[cls.__name__] for cls in type(objective).__mro__ if cls.__name__ in own), None)
+            told = f"{other} is the callback for it" if other else "pass an instance of crl.contract.Objective, such as CURL()"
+            raise ValueError(f"objective={objective!r}: {told}")
         self._mode_is_given, self._weight_is_given = mode is not None, weight is not None
         mode = objective.callback_mode if mode is None else mode
         if weight is None:
@@ -109,8 +112,11 @@ class AuxiliaryLossCallback(SavedCallback):
             )
         if batch_size is not None and batch_size < 2:
             raise ValueError(f"batch_size={batch_size}: a contrast needs at least 2 observations")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate={learning_rate}: must be positive (weight=0 leaves the encoder alone)")
+        if callable(learning_rate) or not learning_rate > 0:
+            raise ValueError(
+                f"learning_rate={learning_rate}: a positive number, which stays as it is whatever the agent's schedule does "
+                "(weight=0 leaves the encoder alone)"
+            )
         if max_grad_norm not in (None, "auto") and not max_grad_norm > 0:  # type: ignore[operator]
             raise ValueError(f"max_grad_norm={max_grad_norm!r}: a positive number, 'auto' or None")
         if encoders is not None and (isinstance(encoders, str) or not encoders):
@@ -150,6 +156,11 @@ class AuxiliaryLossCallback(SavedCallback):
     # ---- attaching
 
     def _init_callback(self) -> None:
+        if isinstance(self.parent, EventCallback):
+            raise ValueError(
+                f"{type(self.parent).__name__} would call an objective now and then, without telling it of rollouts: pass the "
+                "callback itself, or in a list; interval= sets its rhythm"
+            )
         model = self.model
         # by name: sb3-contrib is optional; subclasses are TRPOs too
         is_trpo = "TRPO" in [cls.__name__ for cls in type(model).__mro__]
@@ -321,6 +332,9 @@ class AuxiliaryLossCallback(SavedCallback):
         twice = sorted({key for key in names if names.count(key) > 1})
         if twice:
             raise ValueError(f"several callbacks would log as {', '.join(twice)}: give each its own name=")
+        objectives = [id(other.objective) for other in _auxiliary_losses(self.locals.get("callback"))]
+        if len(set(objectives)) < len(objectives):
+            raise ValueError("two callbacks have the same objective object, whose heads both would train: make one for each")
 
     def _prefixes(self) -> list[str]:
         """What the metrics of each encoder begin with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -113,12 +114,21 @@ class SavedCallback(BaseCallback):
         """
         Go on from a saved state, see :meth:`load_state_dict`.
 
-        :param path: written by :meth:`save`; read without executing code
+        :param path: written by :meth:`save`, ``.pt`` may be left out; read without executing code
         :raises FileNotFoundError: when there is none
         :raises ValueError: when it was saved from another objective, mode or model
         """
         path = Path(path)
+        path = path if path.suffix or path.is_file() else path.with_suffix(".pt")
         if not path.is_file():
             raise FileNotFoundError(f"no saved callback at {path}")
-        with th.serialization.safe_globals(_ARRAYS):
-            self.load_state_dict(th.load(path, map_location="cpu", weights_only=True))
+        try:
+            with th.serialization.safe_globals(_ARRAYS):
+                state = th.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"{path} is not what callback.save wrote: {(str(error) or type(error).__name__).splitlines()[0]}"
+            ) from error
+        if not isinstance(state, dict):
+            raise ValueError(f"{path} is not what callback.save wrote: it holds {type(state).__name__}")
+        self.load_state_dict(state)

@@ -64,7 +64,8 @@ def run_conv_layers(layers: Sequence[nn.Module], x: th.Tensor) -> th.Tensor:
     half = th.is_autocast_enabled("cpu")
     dtype = th.get_autocast_dtype("cpu") if half else x.dtype
     has_kernels = onednn_convolution() and (dtype == th.float32 or (half and dtype == th.bfloat16 and onednn_bf16()))
-    fits = x.is_cpu and x.dim() == 4 and len(x) > 0
+    # a trace is for other machines, and knows none of these kernels
+    fits = not th.jit.is_tracing() and x.is_cpu and x.dim() == 4 and len(x) > 0
     if not fits or not has_kernels or not _are_pairs(layers):
         for layer in layers:
             x = layer(x)

@@ -155,18 +155,26 @@ class SingleGoalMemory(gym.Wrapper[Any, Any, Any, Any]):
     """
     :class:`GoalMemory` around one environment, to evaluate and film an agent in.
 
-    :param env: with channels-first images, reports sub-goals
+    :param env: shows images, reports sub-goals
     :param encoder: the agent's
     """
 
     def __init__(self, env: gym.Env[np.ndarray, Any], encoder: ModelEncoder) -> None:
+        space = env.observation_space
+        self._transposes = isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space)
+        if self._transposes:
+            space = VecTransposeImage.transpose_space(space)
         super().__init__(env)
-        image = check_image_space(env.observation_space, who="SingleGoalMemory")
+        image = check_image_space(space, who="SingleGoalMemory")
         self.observation_space = memory_space(image, encoder.features_dim)
         self.goals = _Goals(image, encoder.features_dim)
         self.goals.encoder = encoder
         self._image = np.zeros(image.shape, dtype=image.dtype)
         self._memory = np.zeros(encoder.features_dim, dtype=np.float32)
+
+    def _seen(self, image: np.ndarray) -> np.ndarray:
+        # a copy: environments may draw into the same array again
+        return np.array(np.transpose(image, (2, 0, 1)) if self._transposes else image)
 
     def _observe(self, image: np.ndarray) -> Observation:
         self._image = image
@@ -176,11 +184,12 @@ class SingleGoalMemory(gym.Wrapper[Any, Any, Any, Any]):
         """See :class:`gymnasium.Env`."""
         image, info = self.env.reset(seed=seed, options=options)
         self._memory[:] = 0.0
-        return self._observe(image), info
+        return self._observe(self._seen(image)), info
 
     def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
         """See :class:`gymnasium.Env`."""
         image, reward, terminated, truncated, info = self.env.step(action)
+        image = self._seen(image)
         if reached_goals([info])[0]:
             self._memory[:] = self.goals(self._image[None], image[None])[0]
         return self._observe(image), reward, terminated, truncated, info

@@ -287,7 +287,7 @@ def _gap(found: dict[str, Any]) -> dict[str, float]:
     measure_of = "f1" if found["supervised"]["probes"]["output"]["r2"] is None else "r2"
     for layer in ("conv", "output"):
         trained, random, best = (found[name]["probes"][layer][measure_of] for name in ("trained", "random", "supervised"))
-        if best > random:
+        if best > max(random, 0.0):
             gaps[layer] = (trained - random) / (best - random)
     return gaps
 

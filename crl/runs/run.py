@@ -22,11 +22,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from crl.agents import build, resolve
 from crl.agents.recipes import family_of
+from crl.callbacks.achievement_phases import AchievementPhases, bind_memory
+from crl.callbacks.find_encoders import find_encoders
 from crl.callbacks.stateful import StatefulCallback
 from crl.compute import processor, resolve_precision, set_threads
 from crl.envs import make_vec_env
 from crl.envs.atari_scores import human_normalised
 from crl.envs.subgoals import reports_subgoals
+from crl.objectives.memory_extractor import memory_width
 from crl.runs.checkpoint import Checkpoints, NoCheckpointError
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
@@ -190,6 +193,7 @@ def _go_on(
         env.close()
         _note_failure(folder, str(error), folder.summary().get("steps", 0))
         raise RunError(f"{error}. Nothing is left to go on from: begin anew in another folder") from error
+    _let_memory_see(model)
     for line in problems:
         _say(line)
     checkpoints.drop_later(found["path"])
@@ -224,9 +228,16 @@ def load_model(folder: RunFolder) -> BaseAlgorithm:
         model, _ = Checkpoints(folder.checkpoints).load_last(type(model), model.env, config["run"]["device"], problems)
     except NoCheckpointError as error:
         raise RunError(str(error)) from error
+    _let_memory_see(model)
     for line in problems:
         _say(line)
     return model
+
+
+def _let_memory_see(model: BaseAlgorithm) -> None:
+    """A goal memory in the environment looks with the encoder of the model that was made first, before it was loaded."""
+    if memory_width(model.observation_space):
+        bind_memory(model.get_env(), find_encoders(model)[0].encoder)
 
 
 def _begin(config: dict[str, Any]) -> tuple[BaseAlgorithm, list[BaseCallback]]:
@@ -314,6 +325,7 @@ def _learn(
             final_return=final,
             eval_episodes=final_episodes(config),
             **({} if score is None else {"human_normalised": score}),
+            **{key: value for c in callbacks if isinstance(c, AchievementPhases) for key, value in c.summary().items()},
             weights_sha256=weights_sha256(model),
         )
     except (Stopped, EvaluationStopped) as stop:

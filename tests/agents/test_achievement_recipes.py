@@ -1,5 +1,7 @@
 """PPO with achievement distillation by name: what its controls change, and runs that stop, go on, are evaluated and filmed."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch as th
@@ -8,12 +10,13 @@ from crl.agents import build, resolve
 from crl.agents.fields import FieldValueError
 from crl.agents.recipes import flatten
 from crl.callbacks.acting_env import acting_env
+from crl.callbacks.find_encoders import find_encoders
 from crl.envs import make_env, make_vec_env
 from crl.envs.toy_chain import _COLOURS, CELL, MIDDLE, MOVES, ROWS
 from crl.objectives.goal_memory import GoalMemory, SingleGoalMemory
 from crl.probe.episodes import collect
 from crl.runs.evaluation import evaluate
-from crl.runs.run import Stopped, load_model, new_run, resume, train
+from crl.runs.run import Stopped, UnusableConfigError, load_model, new_run, resume, train
 
 SMALL = {
     "env.kwargs.length": 30,
@@ -155,6 +158,27 @@ def test_its_agent_acts_elsewhere_with_its_memory(whole):
 
 
 def test_it_distils(whole):
-    header, row = (line.split(",") for line in whole[0].progress_file.read_text().splitlines())
-    logged = dict(zip(header, row, strict=True))
-    assert float(logged["achievement/n_updates"]) > 0 and float(logged["achievement/prediction_loss"]) > 0
+    rows = list(csv.DictReader(whole[0].progress_file.open()))
+    # after the second rollout, written with the fourth; and after that one, at the end
+    first, last = (int(float(row["achievement/n_updates"])) for row in rows)
+    assert last > first > 0 and all(float(row["achievement/prediction_loss"]) > 0 for row in rows)
+    summary = whole[1]
+    assert summary["phase_updates"] == last and 0 < summary["phase_seconds"] < summary["training_seconds"]
+
+
+def test_environments_without_sub_goals_are_refused_at_once(tmp_path):
+    fields = {key: value for key, value in {**SMALL, **EVERY}.items() if not key.startswith("env.")}
+    folder = new_run("ppo-ad-small", "toy/reach-discrete", fields, 0, tmp_path / "run", 480)
+    with pytest.raises(UnusableConfigError, match="toy/reach-discrete: .* reports none: take crafter/reward"):
+        train(folder, show_progress=False)
+    assert not folder.path.exists()
+
+
+def test_a_loaded_agents_environment_looks_with_its_encoder(whole):
+    model = load_model(whole[0])
+    assert model.get_env().goals.encoder.extractor is find_encoders(model)[0].encoder.extractor
+
+
+def test_crafter_is_evaluated_as_it_is_published():
+    assert resolve("ppo-ad", "crafter/reward")["train"]["eval_deterministic"] is False
+    assert resolve("ppo-ad", "toy/chain")["train"]["eval_deterministic"] is True

@@ -68,7 +68,7 @@ def test_seeds():
             parse_seeds(text)
     with pytest.raises(GridError, match="never reported"):
         parse_seeds("100-101")
-    with pytest.raises(GridError, match="--tuning takes"):
+    with pytest.raises(GridError, match="to choose hyperparameters there are 101 to 200"):
         parse_seeds("1", tuning=True)
 
 

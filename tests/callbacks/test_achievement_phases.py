@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.nn import functional as F
 
@@ -67,16 +69,27 @@ def test_a_phase_after_every_so_many_updates():
     assert callback.n_updates > 2 * 2 * 10
 
 
+class Written(KVWriter):
+    """What a log file would hold, row by row."""
+
+    def __init__(self):
+        self.rows = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append({**key_values, "step": step})
+
+
 def test_the_last_phase_is_at_the_end_of_training():
-    model, callback = make(), phases()
+    """And is written, although SB3 writes its log before it updates."""
+    model, callback, written = make(), phases(), Written()
+    model.set_logger(Logger(None, [written]))
     learn(model, callback, rollouts=2)
     assert callback.n_updates > 0 and not model.policy.training
-    assert {
-        "achievement/prediction_loss",
-        "achievement/matching_loss",
-        "achievement/pairs",
-    } <= model.logger.name_to_value.keys()
-    assert model.logger.name_to_value["achievement/episodes"] > 5
+    last = written.rows[-1]
+    assert {"achievement/prediction_loss", "achievement/matching_loss", "achievement/pairs"} <= last.keys()
+    assert last["step"] == model.num_timesteps and last["achievement/n_updates"] == callback.n_updates
+    assert callback.summary()["phase_updates"] == callback.n_updates
+    assert last["achievement/episodes"] > 5
 
 
 # ---- what a step computes
@@ -424,8 +437,34 @@ def test_models_that_do_not_fit():
     apart = make_model("ppo", policy_kwargs=dict(share_features_extractor=False))
     with pytest.raises(ValueError, match="one encoder"):
         apart.learn(10, callback=phases())
+    # of the right widths, its heads would be asked without what its LSTM remembers
+    recurrent = RecurrentPPO(
+        "CnnLstmPolicy",
+        DummyVecEnv([lambda: FakeGoals()] * ENVS),
+        n_steps=8,
+        policy_kwargs=dict(
+            features_extractor_class=PixelEncoder,
+            features_extractor_kwargs=dict(features_dim=WIDTH, filters=4, layers=2),
+            lstm_hidden_size=WIDTH,
+            net_arch=[],
+        ),
+    )
+    with pytest.raises(ValueError, match="policies with an LSTM"):
+        recurrent.learn(10, callback=phases())
     with pytest.raises(KeyError, match="subgoals"):
         make_model("ppo").learn(10, callback=phases())
+
+
+def test_episodes_do_not_go_on_in_another_training():
+    """A second learn() resets the environments: what waits would be joined with what it is no part of."""
+    model, callback = make(length=1000), phases()
+    learn(model, callback, rollouts=1)
+    assert len(callback.window.rollouts) == 1
+    callback.init_callback(model)
+    assert len(callback.window.rollouts) == 1, "as long as the training is the same"
+    model.num_timesteps = 0
+    callback.init_callback(model)
+    assert not callback.window.rollouts
 
 
 def test_an_unfilled_memory():

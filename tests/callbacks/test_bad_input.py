@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.callbacks import EvalCallback, EveryNTimesteps
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from crl.augment import Compose, HorizontalFlip, Intensity, RandomCrop, RandomShift
 from crl.callbacks import AuxiliaryLossCallback
 from crl.encoders import PixelEncoder, load_encoder, save_encoder
 from crl.objectives import CURL
+from crl.objectives.achievement import AchievementDistillation
+from crl.objectives.liam import LIAM
 from crl.policies import PixelSACPolicy
 
 from ..fakes import FakeImages
@@ -30,7 +34,10 @@ SHIFT = RandomShift(2)
         (dict(balance=0.5), "only in mode='add_gradient'"),
         (dict(balance=0.0, mode="add_gradient"), "positive ratio"),
         (dict(batch_size=1), "at least 2 observations"),
-        (dict(learning_rate=0.0), "must be positive"),
+        (dict(learning_rate=0.0), "a positive number"),
+        (dict(learning_rate=lambda left: 1e-3 * left), "stays as it is whatever the agent's schedule does"),
+        (dict(objective=AchievementDistillation()), "AchievementPhases is the callback for it"),
+        (dict(objective=LIAM()), "AgentModelCallback is the callback for it"),
         (dict(max_grad_norm=-1.0), "positive number, 'auto' or None"),
         (dict(encoders="critic"), r"a list of names such as \['critic'\]"),
         (dict(encoders=[]), "a list of names"),
@@ -41,6 +48,36 @@ SHIFT = RandomShift(2)
 def test_constructor(kwargs, message):
     with pytest.raises(ValueError, match=message):
         AuxiliaryLossCallback(**{"objective": CURL(), **kwargs})
+
+
+def test_event_callbacks_would_train_nothing():
+    """SB3's tell those they hold of neither rollouts nor the end."""
+    for wrap in (lambda c: EveryNTimesteps(10, c), lambda c: EvalCallback(FakeImages(BOX), callback_after_eval=c)):
+        with pytest.raises(ValueError, match=r"pass the callback itself, or in a list; interval="):
+            make_model("sac").learn(50, callback=wrap(AuxiliaryLossCallback(CURL(augment=SHIFT))))
+
+
+def test_one_objective_in_two_callbacks():
+    objective = CURL(augment=SHIFT)
+    both = [AuxiliaryLossCallback(objective, name=name) for name in ("a", "b")]
+    with pytest.raises(ValueError, match="same objective object"):
+        make_model("sac").learn(50, callback=both)
+
+
+def test_files_that_are_no_callback(tmp_path):
+    callback = AuxiliaryLossCallback(CURL(augment=SHIFT))
+    make_model("sac").learn(30, callback=callback)
+    callback.save(tmp_path / "cb")
+    AuxiliaryLossCallback(CURL(augment=SHIFT)).load(tmp_path / "cb")
+    for text in (b"no checkpoint", b""):
+        (tmp_path / "other.pt").write_bytes(text)
+        with pytest.raises(ValueError, match=r"other.pt is not what callback.save wrote"):
+            AuxiliaryLossCallback(CURL(augment=SHIFT)).load(tmp_path / "other.pt")
+    th.save([1], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="it holds list"):
+        AuxiliaryLossCallback(CURL(augment=SHIFT)).load(tmp_path / "list.pt")
+    with pytest.raises(FileNotFoundError):
+        AuxiliaryLossCallback(CURL(augment=SHIFT)).load(tmp_path / "nothing")
 
 
 def refuses(model, message, **kwargs):

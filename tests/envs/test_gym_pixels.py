@@ -66,3 +66,17 @@ def test_bad_input():
         PixelStack(Counter(), 0)
     with pytest.raises(ValueError, match="action_repeat=0"):
         ActionRepeat(Counter(), 0)
+
+
+def test_repeated_actions_lose_no_sub_goals():
+    class Reaching(Counter):
+        subgoal_names = ("a", "b")
+
+        def step(self, action):
+            obs, reward, terminated, truncated, info = super().step(action)
+            self.steps = getattr(self, "steps", 0) + 1
+            return obs, reward, terminated, truncated, {**info, "subgoals": np.array([self.steps == 1, self.steps == 4])}
+
+    env = ActionRepeat(Reaching(), 3)
+    env.reset()
+    assert [list(env.step(env.action_space.sample())[4]["subgoals"]) for _ in range(2)] == [[True, False], [False, True]]

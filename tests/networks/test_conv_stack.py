@@ -104,3 +104,13 @@ def test_state_dict_and_parts_are_a_sequentials():
     assert list(stack.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     first = stack[:1]
     assert th.equal(first(th.ones(1, 3, 8, 8)), stack[0](th.ones(1, 3, 8, 8)))
+
+
+def test_it_can_be_traced():
+    """SB3's documented way of exporting a policy: the trace holds plain convolutions, and says what the stack says."""
+    stack = ConvStack(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()).eval()
+    x, other = th.rand(2, 3, 12, 12), th.rand(5, 3, 12, 12)
+    with th.no_grad():
+        traced = th.jit.trace(stack, x)
+        assert "mkldnn::" not in str(traced.inlined_graph)
+        th.testing.assert_close(traced(other), stack(other), rtol=1e-4, atol=1e-5)

@@ -101,9 +101,26 @@ def test_what_was_handed_out_does_not_change():
     assert any(c["memory"].any() for c in copies)
 
 
-def test_one_environment_alone_sees_the_same():
+class OneArray(gym.Wrapper):
+    """Draws every observation into the same array, as some simulators do."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.array = np.zeros(env.observation_space.shape, np.uint8)
+
+    def reset(self, **kwargs):
+        self.array[:], info = self.env.reset(**kwargs)
+        return self.array, info
+
+    def step(self, action):
+        self.array[:], *rest = self.env.step(action)
+        return self.array, *rest
+
+
+@pytest.mark.parametrize("alone", [FakeGoals, lambda: FakeGoals(channels_last=True), lambda: OneArray(FakeGoals())])
+def test_one_environment_alone_sees_the_same(alone):
     look = encoder()
-    env, single = GoalMemory(vec_env(1, seed=5), WIDTH), SingleGoalMemory(FakeGoals(), look)
+    env, single = GoalMemory(vec_env(1, seed=5), WIDTH), SingleGoalMemory(alone(), look)
     env.bind(look)
     obs, (one, _) = env.reset(), single.reset(seed=5)
     for _ in range(7):

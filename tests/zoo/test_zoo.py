@@ -31,6 +31,8 @@ def agent(cls, env_id, hyperparams, log=None):
     """What rl_zoo3 does with a configuration, after its documentation ('Configuration')."""
     hyperparams = copy.deepcopy(hyperparams)  # SB3 adds to policy_kwargs
     kwargs = {key: value for key, value in hyperparams.items() if key not in ("n_timesteps", "callback")}
+    if isinstance(kwargs["replay_buffer_class"], str):
+        kwargs["replay_buffer_class"] = eval(kwargs["replay_buffer_class"])
     if "." in kwargs["policy"]:
         kwargs["policy"] = by_name(kwargs["policy"])
     callbacks = [by_name(name)(**arguments) for item in hyperparams["callback"] for name, arguments in item.items()]
