@@ -14,7 +14,6 @@ from crl.callbacks import AchievementPhases
 from crl.callbacks.achievement_phases import bind_memory
 from crl.callbacks.find_encoders import find_encoders
 from crl.encoders import PreNormImpalaEncoder
-from crl.envs.subgoals import reports_subgoals
 from crl.objectives.achievement import AchievementDistillation
 from crl.objectives.goal_memory import GoalMemory
 from crl.objectives.memory_extractor import MemoryExtractor
@@ -34,7 +33,7 @@ def build_distilling_ppo(config: PPOConfig, env: VecEnv, **common: Any) -> tuple
     """
     fields = config.distillation
     assert fields.every is not None
-    if not reports_subgoals(env):
+    if not env.has_attr("subgoal_names"):
         raise ConfigError(
             "what is distilled are sub-goals, and this environment reports none: take crafter/reward, toy/chain, or one with "
             "subgoal_names (crl.envs.subgoals)"

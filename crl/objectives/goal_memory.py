@@ -161,8 +161,9 @@ class SingleGoalMemory(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[np.ndarray, Any], encoder: ModelEncoder) -> None:
         space = env.observation_space
-        self._transposes = isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space)
-        if self._transposes:
+        self._transposes = False
+        if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
+            self._transposes = True
             space = VecTransposeImage.transpose_space(space)
         super().__init__(env)
         image = check_image_space(space, who="SingleGoalMemory")
