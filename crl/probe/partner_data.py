@@ -20,6 +20,7 @@ from crl.objectives.partner_id import PartnerId
 from crl.probe.episodes import PROBE_SEED, ProbeError
 from crl.probe.linear import split_episodes
 from crl.replay.episode_store import EpisodeStore
+from crl.runs.state import capture_random, restore_random
 
 _ENVS = 16
 #: episodes that are encoded at a time
@@ -61,9 +62,9 @@ def collect_with_partners(
     ones to end would be the short ones.
 
     :param model: that sees histories
-    :param config: of the run; ``env`` is read
+    :param config: of the run; ``env`` and ``train.eval_deterministic`` are read
     :param episodes: how many
-    :param ego: ``"agent"``: the agent acts, deterministically; ``"random"``: uniform actions, the same for all agents
+    :param ego: ``"agent"``: the agent acts, as in its evaluations; ``"random"``: uniform actions, the same for all agents
     :param seed: of episodes and actions
     :param advance: called after each episode
     :raises ProbeError: for an environment without partners
@@ -85,7 +86,11 @@ def collect_with_partners(
     quota = [episodes // n_envs + (index < episodes % n_envs) for index in range(n_envs)]
     stores = [EpisodeStore(share, 1, told=("partner_id",)) for share in quota]
     rng = np.random.default_rng(np.random.SeedSequence((PROBE_SEED, seed)))
+    deterministic = config.get("train", {}).get("eval_deterministic", True)
+    random_state = capture_random(model)
     try:
+        # where actions are drawn, by the same numbers each time
+        th.manual_seed(PROBE_SEED + seed)
         names = [str(name) for name in env.get_attr("pool_names")[0]]
         obs, state, begins = env.reset(), None, np.ones(n_envs, dtype=bool)
         infos: Any = env.unwrapped.reset_infos
@@ -96,7 +101,8 @@ def collect_with_partners(
             stores[index].begin(0, kept[index].copy(), infos[index])
         while any(store.n_added < store.size for store in stores):
             if ego == "agent":
-                actions, state = model.predict(obs, state=state, episode_start=begins, deterministic=True)  # type: ignore[arg-type]
+                told: Any = dict(state=state, episode_start=begins, deterministic=deterministic)
+                actions, state = model.predict(obs, **told)
             else:
                 actions = np.array([_draw(env.action_space, rng) for _ in range(n_envs)])
             obs, rewards, begins, infos = env.step(actions)
@@ -113,6 +119,7 @@ def collect_with_partners(
                     store.begin(0, kept[index].copy(), env.unwrapped.reset_infos[index])
     finally:
         env.close()
+        restore_random(model, random_state)
     return _join(stores, names)
 
 

@@ -154,7 +154,9 @@ def test_probe_of_a_run(pixels, tmp_path):
         assert (folder.path / "probe" / "step000000000128" / "partners.png").is_file()
 
 
-def test_pictures_are_kept_as_what_the_cnn_makes_of_them():
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_pictures_are_kept_as_what_the_cnn_makes_of_them(deterministic):
+    """Of episodes in which the agent acts as it does in its evaluations: by likeliest actions, or by drawn ones."""
     from crl.agents import build, resolve
     from crl.envs import make_vec_env
     from crl.history import history_extractor, seen_by
@@ -164,17 +166,22 @@ def test_pictures_are_kept_as_what_the_cnn_makes_of_them():
     from ..agents.test_agent_model_recipes import LBF, PIXELS, SMALL
 
     config = resolve("ppo-clam", LBF, {**SMALL, **PIXELS, "env.kwargs.time_limit": 4})
+    assert config["train"]["eval_deterministic"] is False
+    config["train"]["eval_deterministic"] = deterministic
     options = config["env"]["kwargs"]
     model, _ = build(config, make_vec_env(LBF, n_envs=4, **options), seed=0, device="cpu")
+    before = th.get_rng_state()
     found = collect_with_partners(model, config, 4, "agent")
+    assert th.equal(before, th.get_rng_state()), "training's own stream does not move"
     net = history_extractor(model).encoder
     assert found.batch.obs.shape == (4, 5, 8) and found.batch.obs.dtype == th.float32
     # what the agent acted on in the same episodes
     env = seen_by(model, make_vec_env(LBF, seed=PROBE_SEED, n_envs=4, evaluation=True, **options))
+    th.manual_seed(PROBE_SEED)
     obs = env.reset()
     for seen in range(1, 5):
         np.testing.assert_allclose(embeddings(net, found, seen), obs["embedding"], atol=1e-4)
-        obs, _, dones, infos = env.step(model.predict(obs, deterministic=True)[0])
+        obs, _, dones, infos = env.step(model.predict(obs, deterministic=deterministic)[0])
         assert not dones.any() or seen == 4
     last = np.stack([info["terminal_observation"]["embedding"] for info in infos])
     np.testing.assert_allclose(embeddings(net, found, 5), last, atol=1e-4)
