@@ -99,7 +99,9 @@ def record(path: Path, table: Path = MEASURED) -> dict[str, Any]:
     write_atomically(curve_file(table, row), RunFolder(path).eval_file.read_bytes())
     probe, rates = newest_probe(path), _rates(path)
     if probe is not None:
-        write_atomically(probe_file(table, row), (json.dumps(probe, indent=1) + "\n").encode())
+        # where it lay is nobody's concern elsewhere
+        kept = {key: value for key, value in probe.items() if key not in ("run", "folder")}
+        write_atomically(probe_file(table, row), (json.dumps(kept, indent=1) + "\n").encode())
     if rates is not None:
         write_atomically(subgoals_file(table, row), as_json(rates))
     return row
