@@ -102,7 +102,7 @@ def collect_with_partners(
         while any(store.n_added < store.size for store in stores):
             if ego == "agent":
                 told: Any = dict(state=state, episode_start=begins, deterministic=deterministic)
-                actions, state = model.predict(obs, **told)
+                actions, state = model.predict(obs, **told)  # type: ignore[arg-type]
             else:
                 actions = np.array([_draw(env.action_space, rng) for _ in range(n_envs)])
             obs, rewards, begins, infos = env.step(actions)
