@@ -67,7 +67,7 @@ def test_wrong_searches_before_anything_runs(items, error, words):
 
 
 def test_reported_seeds_are_refused(tmp_path):
-    with pytest.raises(GridError, match="seeds from 101 to 200 alone"):
+    with pytest.raises(GridError, match="to choose hyperparameters there are 101 to 200"):
         tune(AGENT, ENV, 1, ["objective.weight=0..1"], seeds="1-3", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

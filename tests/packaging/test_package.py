@@ -24,7 +24,7 @@ def source_files():
     files = {}
     for folder, inside in SOURCES.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".csv", ".yaml") or path.name == "py.typed":
+            if path.suffix in (".py", ".csv", ".json", ".yaml") or path.name == "py.typed":
                 files[path] = f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
     return files
 
