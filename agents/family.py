@@ -32,3 +32,11 @@ class Family:
     builder: str
     option_defaults: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda options: {}
     update: int = 1
+
+
+def update_of(told: Mapping[str, Any]) -> int:
+    """
+    :param told: the part ``run`` of a run's configuration, or a row of ``measured.csv``
+    :return: number of the form of its update; what is from before it was kept is of the first
+    """
+    return int(told.get("update") or 1)

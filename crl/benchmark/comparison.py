@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from crl.benchmark.results import ResultsError, Run, plan_of, read_runs
 from crl.benchmark.statistics import MIN_RUNS, CurveEstimate, mean_curve
 from crl.benchmark.suite import Suite, SuiteError, list_suites, load_suite
 from crl.runs.lengths import final_episodes
+
+T = TypeVar("T")
 
 #: places at which curves against wall-clock are compared
 _CLOCK_POINTS = 60
@@ -56,6 +59,20 @@ class Comparison:
     def counted(self, agent: str, task: str) -> list[Run]:
         """Those that enter statistics."""
         return [run for run in self.on(agent, task) if run.counts]
+
+    def collected(self, task: str, what: Callable[[Run], T | None]) -> dict[str, list[T]]:
+        """
+        :param task: label
+        :param what: of a run; None where it has no such thing
+        :return: of each agent whose runs have any, by seed
+        """
+        found = {agent: [value for value in map(what, self.on(agent, task)) if value is not None] for agent in self.agents}
+        return {agent: values for agent, values in found.items() if values}
+
+    def usual_length(self, task: str) -> int:
+        """Environment steps that most runs on a task, of which there must be some, are to have."""
+        lengths = [run.budget for run in self.runs if run.task == task]
+        return max(set(lengths), key=lengths.count)
 
     def finals(self, agent: str, task: str) -> np.ndarray:
         """Returns of the last evaluations, ``(runs,)``."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crl.agents.config import ADDED_FIELDS
+from crl.agents.family import update_of
 from crl.agents.fields import takes_list
 from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.suite import Suite, Task
@@ -179,6 +180,6 @@ def same_run(cell: Cell, config: Mapping[str, Any]) -> list[str]:
         if there.get(path) != wanted.get(path) and path != "train.threads"
     ]
     about, update = config.get("run", {}), family_of(cell.agent).update
-    there = {"seed": about.get("seed"), "update": about.get("update", 1)}
+    there = {"seed": about.get("seed"), "update": update_of(about)}
     here = {"seed": cell.seed, "update": update}
     return differ + [f"{name}: {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]

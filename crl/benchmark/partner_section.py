@@ -28,11 +28,7 @@ def partner_probes(comparison: Comparison, task: str, style: Style, name: str) -
     :param name: of the task in files
     :return: nothing where no run was asked who its partners were
     """
-    reports = {
-        agent: [run.probe for run in comparison.on(agent, task) if run.probe and "identification" in run.probe]
-        for agent in comparison.agents
-    }
-    reports = {agent: found for agent, found in reports.items() if found}
+    reports = comparison.collected(task, lambda run: run.probed_for("identification"))
     if not reports:
         return []
     text = (

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from crl.agents.family import update_of
 from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.grid import TUNING_SEEDS
 from crl.benchmark.results import config_hash, find_runs, newest_probe, plan_of
@@ -59,7 +60,7 @@ def measured_row(path: Path) -> dict[str, Any]:
         "threads": config["train"]["threads"],
         "config_hash": config_hash(config),
         "revision": about["revision"],
-        "update": about.get("update", 1),
+        "update": update_of(about),
         "versions": " ".join(f"{name}={version}" for name, version in sorted(about["versions"].items())),
         "machine": about["machine"],
         "set": json.dumps(_asked_for(path, config), sort_keys=True),
@@ -196,10 +197,7 @@ def read_measured(table: Path = MEASURED) -> list[dict[str, Any]]:
 
 
 def _is_stale(row: Mapping[str, Any], changed: Mapping[str, Any]) -> bool:
-    if _hash_now(row, changed) != row["config_hash"]:
-        return True
-    # rows from before this column was kept
-    return int(row.get("update") or 1) != family_of(row["agent"]).update
+    return _hash_now(row, changed) != row["config_hash"] or update_of(row) != family_of(row["agent"]).update
 
 
 def _hash_now(row: Mapping[str, str], changed: Mapping[str, Any]) -> str | None:

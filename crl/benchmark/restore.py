@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crl.agents.family import update_of
 from crl.agents.recipes import family_of, resolve
 from crl.benchmark.grid import Cell
 from crl.benchmark.record import MEASURED, curve_file, probe_file, subgoals_file
@@ -63,7 +64,7 @@ def _recorded(cell: Cell, rows: Sequence[dict[str, str]]) -> tuple[dict[str, str
         if (row["agent"], row["env"], row["seed"]) == (cell.agent, cell.task.env, str(cell.seed)):
             config = resolve(cell.agent, cell.task.env, {**cell.overrides, "train.threads": row["threads"] or None})
             # a run of an update of another form is to be made again
-            same_update = int(row.get("update") or 1) == family_of(cell.agent).update
+            same_update = update_of(row) == family_of(cell.agent).update
             if row["config_hash"] == config_hash(config) and same_update:
                 return row, config
     return None
@@ -76,5 +77,5 @@ def _about(row: dict[str, str]) -> dict[str, Any]:
         "versions": dict(entry.split("=", 1) for entry in row["versions"].split()),
         "machine": row["machine"],
         "revision": row["revision"],
-        "update": int(row.get("update") or 1),
+        "update": update_of(row),
     }

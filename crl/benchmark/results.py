@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crl.agents.config import ADDED_FIELDS
+from crl.agents.family import update_of
 from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.plan import Plan, Planned, read_plan
 from crl.benchmark.subgoals import SubgoalRates, read_rates
@@ -114,6 +115,10 @@ class Run:
         """Seed, versions, machine, revision."""
         run: Mapping[str, Any] = self.config["run"]
         return run
+
+    def probed_for(self, part: str) -> Mapping[str, Any] | None:
+        """Its probe, if that has this part: ``"representations"``, or of agents that model others ``"identification"``."""
+        return self.probe if self.probe and part in self.probe else None
 
     @property
     def config_hash(self) -> str:
@@ -278,8 +283,7 @@ def recipe_differences(config: Mapping[str, Any], overrides: Mapping[str, Any]) 
     added = {path: value for path, value in ADDED_FIELDS.items() if path in current}
     there = {**added, **flatten({key: value for key, value in config.items() if key != "run"})}
     absent = "absent"
-    # runs from before this was kept
-    update, now = config.get("run", {}).get("update", 1), family_of(str(config["agent"])).update
+    update, now = update_of(config.get("run", {})), family_of(str(config["agent"])).update
     return [f"update: {update} ({now})"] * (update != now) + [
         f"{path}: {there.get(path, absent)} ({current.get(path, absent)})"
         for path in sorted(there.keys() | current.keys())
@@ -340,7 +344,7 @@ def _comparable(run: Run) -> dict[str, Any]:
     # runs from before a field was there are no others than those that leave it as it was
     added = {path: value for path, value in ADDED_FIELDS.items() if path.partition(".")[0] in run.config}
     flat = {**added, **flatten({key: value for key, value in run.config.items() if key != "run"})}
-    flat["update"] = run.about.get("update", 1)
+    flat["update"] = update_of(run.about)
     return {path: value for path, value in flat.items() if path != "train.threads"}
 
 

@@ -276,8 +276,7 @@ def _beside_published(comparison: Comparison, task: str, name: str) -> list[str 
     runs = [run for run in comparison.runs if run.task == task]
     if not runs:
         return []
-    lengths = [run.budget for run in runs]
-    length, env_id = max(set(lengths), key=lengths.count), runs[0].env
+    length, env_id = comparison.usual_length(task), runs[0].env
     # a label of its own is a task of our own
     others = published_lengths(env_id) if task == env_id else []
     tables = [
@@ -344,11 +343,7 @@ def _differences(comparison: Comparison, task: str, name: str) -> _Parts:
 
 def _probes(comparison: Comparison, task: str, style: Style, name: str) -> _Parts:
     """What the report shows of probes."""
-    reports = {
-        agent: [run.probe for run in comparison.on(agent, task) if run.probe and "representations" in run.probe]
-        for agent in comparison.agents
-    }
-    reports = {agent: found for agent, found in reports.items() if found}
+    reports = comparison.collected(task, lambda run: run.probed_for("representations"))
     if not reports:
         return []
     title = f"What encoders know on {task}: probes on held-out episodes"

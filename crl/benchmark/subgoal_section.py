@@ -20,17 +20,15 @@ def subgoal_rates(comparison: Comparison, task: str, name: str) -> list[str | Ta
     :param name: of the task in files
     :return: nothing where no run counted sub-goals
     """
-    rates = {agent: [run.subgoals for run in comparison.on(agent, task) if run.subgoals] for agent in comparison.agents}
-    rates = {agent: found for agent, found in rates.items() if found}
+    rates = comparison.collected(task, lambda run: run.subgoals)
     if not rates:
         return []
     text = (
         "Success rates, in percent, are the share of training episodes in which a sub-goal was reached. The score is a "
         "geometric mean of them over all episodes from the first step on (Hafner 2021), not a return."
     )
-    runs = [run for run in comparison.runs if run.task == task]
-    lengths = [run.budget for run in runs]
-    length, env_id = max(set(lengths), key=lengths.count), runs[0].env
+    length = comparison.usual_length(task)
+    env_id = next(run.env for run in comparison.runs if run.task == task)
     columns = ["method", "score", "std over seeds", "seeds", "source"]
     scores = Table(f"{name}_scores", f"Crafter's score on {task} at {length:,} environment steps", columns, text=["source"])
     for agent, found in rates.items():

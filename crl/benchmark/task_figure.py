@@ -149,11 +149,13 @@ def probe_values(comparison: Comparison, task: str) -> dict[str, dict[str, list[
     """What of :data:`DRAWN` was measured: by title and agent, one number a run."""
     values: dict[str, dict[str, list[float]]] = {}
     for what, path in DRAWN.items():
-        for agent in comparison.agents:
-            found = [probed(run.probe, path) for run in comparison.on(agent, task) if run.probe]
-            numbers = [number for number in found if number is not None]
-            if numbers:
-                values.setdefault(what, {})[agent] = numbers
+
+        def number(run: Run, path: Sequence[str] = path) -> float | None:
+            return probed(run.probe, path) if run.probe else None
+
+        found = comparison.collected(task, number)
+        if found:
+            values[what] = found
     return values
 
 
