@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from crl.agents.config import EnvFields, TrainFields
-from crl.agents.env_defaults import Row, merge_rows
+from crl.agents.env_defaults import Row, matches, merge_rows
 from crl.agents.env_kinds import kind_of
 from crl.agents.family import Family
 from crl.agents.fields import ConfigError, FieldValueError, setting
@@ -33,6 +33,7 @@ class AlgorithmFields:
     ent_coef: float = setting(0.01, "weight of the entropy", low=0)
     vf_coef: float = setting(0.5, "weight of the squared errors of values", low=0)
     max_grad_norm: float = setting(0.5, "largest norm of all gradients together", above=0)
+    reward_scale: float = setting(1.0, "factor of the rewards that the agent learns from; returns are told without", above=0)
     net_arch: list[int] = setting([64, 64], "hidden layers of actor and critic", low=1)
 
 
@@ -84,6 +85,7 @@ class ModelFields:
     temperature: float = setting(0.5, "of the contrast", above=0)
     min_crop: int = setting(8, "steps of the shortest crop", low=1)
     max_crop: int = setting(48, "steps of the longest crop", low=1)
+    max_share: float = setting(1.0, "of an episode that a crop takes at most; 1: short ones are taken whole", above=0, high=1)
     mask_ratio: float = setting(0.3, "share of a crop's steps that is hidden", low=0, high=0.99)
     masked_views: Literal["first", "both", "none"] = setting("first", "of the two crops")
 
@@ -125,11 +127,32 @@ A2C: tuple[tuple[str, Any], ...] = (
     ("algorithm.gae_lambda", 1.0),
 )
 
+#: lbforaging's tasks of limited sight
+_SHORT_SIGHT = "lbf/*2s-*"
 # Contrast between episodes is solved by all that is constant in one: food, landmarks and levels are left out, and what others
 # do is put forward.
 ENV_ROWS: list[Row] = [
     ("lbf/*", {"history.ego": "ego", "history.others": ["partner*"], "history.things": ["food*"], "history.scale": 0.125}),
-    ("mpe/*", {"history.columns": ["partner*_from_ego_*"], "history.differences": 10.0}),
+    (_SHORT_SIGHT, {"env.kwargs.relative": True}),
+    (
+        "mpe/*",
+        {
+            "history.columns": ["partner*_from_ego_*"],
+            "history.differences": 10.0,
+            # returns of -10 a touch: their squared errors would take all of the clipped gradient from the policy
+            "algorithm.reward_scale": 0.02,
+        },
+    ),
+    (
+        "mpe/simple-spread",
+        {
+            "history.columns": [],
+            "history.differences": 0.0,
+            "history.ego": "ego_position",
+            "history.others": ["partner*_from_ego"],
+            "history.things": ["landmark*_from_ego"],
+        },
+    ),
 ]
 #: everywhere else: all that is seen
 OTHER: dict[str, Any] = {"history.columns": ["*"]}
@@ -200,6 +223,11 @@ def check_together(config: AgentModelConfig) -> None:
     _check_images(config)
     if not history.columns and not history.others and history.image_encoder is None:
         raise FieldValueError("history.columns and history.others are both empty: nothing is left to keep of a step")
+    if history.others and matches(config.env.id, _SHORT_SIGHT) and config.env.kwargs.get("relative") is not True:
+        raise FieldValueError(
+            f"{config.env.id} counts places from a corner of what is seen, which moves, and history.others are told step by "
+            "step: set env.kwargs.relative=true, or keep history.columns alone (history.others=[], history.ego=none)"
+        )
     if history.others and history.ego is None:
         raise FieldValueError("history.others are seen relative to the ego agent: set history.ego")
     if model.min_crop > model.max_crop:

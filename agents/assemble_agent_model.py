@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from crl.agents.agent_model_family import no_pool
 from crl.agents.fields import ConfigError, FieldValueError
+from crl.agents.scaled_rewards import ScaledRewards
 from crl.callbacks.agent_model_callback import AgentModelCallback
 from crl.encoders import ENCODERS
 from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv
@@ -36,7 +37,9 @@ def build_agent_model(
     """See :func:`crl.agents.recipes.build`."""
     kind = config.model.kind
     spec = history_spec(config, env)
-    seen = HistoryVecEnv(env, spec)
+    fields = asdict(config.algorithm)
+    scale = fields.pop("reward_scale")
+    seen = HistoryVecEnv(env if scale == 1.0 else ScaledRewards(env, scale), spec)
     extractor = dict(
         spec=spec,
         base_space=seen.base_space,
@@ -45,7 +48,6 @@ def build_agent_model(
         modelled=kind != "none",
         **_image_encoder(config.history),
     )
-    fields = asdict(config.algorithm)
     name, net_arch = fields.pop("name"), fields.pop("net_arch")
     recurrent = name == "recurrent_ppo"
     policy = "MultiInput" if isinstance(seen.observation_space, spaces.Dict) else "Mlp"
@@ -95,6 +97,7 @@ def objective(fields: ModelFields) -> HistoryObjective | None:
             fields.mask_ratio,
             fields.masked_views,
             "partner" if fields.kind == "label_positive" else "episode",
+            max_share=fields.max_share,
         )
     elif fields.kind in ("liam", "cbam"):
         made = LIAM() if fields.kind == "liam" else PartnerId()

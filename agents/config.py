@@ -76,6 +76,8 @@ ADDED_FIELDS: dict[str, Any] = {
     "history.image_features": 64,
     "history.image_filters": None,
     "history.image_layers": None,
+    "algorithm.reward_scale": 1.0,
+    "model.max_share": 1.0,
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -79,13 +79,15 @@ class Probe:
     episodes: int | None = None
     """held-out episodes: half to fit probes, a quarter to choose, a quarter to report; default: 60, 1200 of agent models"""
     seed: int = 0
-    """of episodes, random encoder and supervised training"""
+    """of episodes, random encoders and supervised training"""
     out: Path | None = None
     """folder for numbers and pictures; default: <run>/probe/step<k>"""
     encoder: str | None = None
     """which one, of agents that have several: critic, actor ..."""
     supervised_updates: int = 2000
     """of the ceiling: the same encoder trained on the true state; 0 leaves it out"""
+    pool: Literal["train", "test", "all"] | None = None
+    """of agents that model others: partners of the episodes; default: those of the run. Others go to <run>/probe_<pool>/"""
     pictures: bool = True
     """draw views, similarities, embedding, neighbours, saliency (matplotlib)"""
 
@@ -429,8 +431,13 @@ def _eval(command: Eval) -> int:
     if command.partners:
         from crl.runs.partner_evaluation import evaluate_per_partner
 
-        for name, found in evaluate_per_partner(model, config, command.episodes).items():
-            print(f"{name:22} return {return_text(found.mean)} +- {return_text(found.std)} over {command.episodes} episodes")
+        for found in evaluate_per_partner(model, config, command.episodes):
+            mean = found.mean
+            print(
+                f"{found.name:22} {'trained with' if found.trained_with else 'a stranger':13} "
+                f"return {return_text(mean.value)}, 95 % interval {return_text(mean.low)} to {return_text(mean.high)}, "
+                f"{command.episodes} episodes"
+            )
     result = evaluate(model, config, command.episodes, film=command.video)
     print(
         f"return {return_text(result.mean)} +- {return_text(result.std)} over {command.episodes} episodes, "
@@ -486,6 +493,7 @@ def _probe(command: Probe) -> int:
                 command.supervised_updates,
                 command.pictures,
                 stage,
+                command.pool,
             )
     except RunError as error:
         print(f"crl: {error}", file=sys.stderr)

@@ -131,6 +131,16 @@ def check_pool_options(pool: Pool[Any], subset: str, partner: int | str | None, 
             raise EnvironmentOptionError(f"{name}={value!r}: True or False")
 
 
+def check_stack(n_stack: int, pixels: bool) -> None:
+    """
+    :param n_stack: option of the same name
+    :param pixels: likewise
+    :raises EnvironmentOptionError: for a stack of what is no picture
+    """
+    if n_stack != 1 and not pixels:
+        raise EnvironmentOptionError(f"n_stack={n_stack}: pictures alone are stacked; set pixels=True, or leave n_stack at 1")
+
+
 class AgentPoolEnv(gym.Env[np.ndarray, Any], Generic[World]):
     """
     The part that all such environments share: who is drawn, what infos tell, saving and restoring.

@@ -24,7 +24,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from crl.envs.agent_pool import AgentPoolEnv, Pool, check_pool_options, observed
+from crl.envs.agent_pool import AgentPoolEnv, Pool, check_pool_options, check_stack, observed
 from crl.envs.errors import EnvironmentOptionError, check_positive
 from crl.envs.foraging_partners import FORAGERS, MATES, Foraging
 
@@ -105,6 +105,7 @@ def with_partners(
     name = split_id(env_id)
     check_pool_options(_pool_of(name), pool, partner, oracle=oracle, pixels=pixels, relative=relative)
     check_positive(size=size, n_stack=n_stack, time_limit=time_limit)
+    check_stack(n_stack, pixels)
     if not penalty >= 0:
         raise EnvironmentOptionError(f"penalty={penalty!r}: 0 or more")
     make = partial(LevelBasedForaging, name, None, pool, partner, relative, time_limit, float(penalty), size)
@@ -116,6 +117,11 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
     Observations, float32: row, column and level of each food, of the ego, and of the others. ``relative``: food and others as
     seen from the ego, (0, 0, 0) when they are gone or out of sight, all in -1 to 1 (places by the field's side, levels by the
     highest there is). Else lbforaging's own vector: rows and columns counted from 0, (-1, -1, 0) for what is not there.
+
+    With limited sight (``2s``) the two differ in more: lbforaging counts from a corner of what is seen, which moves along, and
+    puts whom it sees first in the first place. ``relative`` tells the ego's true place, keeps each of the others in its own,
+    and sees as far in all directions, also along the border.
+
     Actions: none, north, south, west, east, load.
 
     Pictures, ``(size, size, 3)`` uint8: the ego in red, others in green, food in blue, by their levels; with limited sight the
@@ -177,12 +183,12 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
             player.position = None  # else cells where the last episode ended stay out of the draw
         observations, _ = self._env.reset(seed=seed)
         self._seen = observations
-        return self._observe(observations[0])
+        return self._observe(0)
 
-    def _observe(self, seen: np.ndarray) -> np.ndarray:
+    def _observe(self, player: int) -> np.ndarray:
         if not self._relative:
-            return seen.copy()
-        things = seen.reshape(-1, 3).copy()
+            return np.array(self._seen[player])
+        things = self._seen[player].reshape(-1, 3).copy() if self._shown == self._env.rows else self._in_sight(player)
         ego = self._env.max_num_food
         missing = things[:, 2] == 0.0
         row, column, _ = things[ego].tolist()
@@ -191,11 +197,26 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         things[missing] = 0.0
         return things.ravel() / self._scale
 
+    def _in_sight(self, player: int) -> np.ndarray:
+        """As lbforaging's vector, ``(foods + players, 3)``, but for what :class:`LevelBasedForaging` says of limited sight."""
+        env = self._env
+        things = np.tile(np.array([-1.0, -1.0, 0.0], dtype=np.float32), (env.max_num_food + len(env.players), 1))
+        center = np.array(env.players[player].position)
+        foods = np.argwhere(env.field)
+        near = foods[np.abs(foods - center).max(1, initial=0) <= env.sight]
+        for row, (r, c) in enumerate(near):
+            things[row] = r, c, env.field[r, c]
+        others = [other for index, other in enumerate(env.players) if index != player]
+        for row, other in enumerate((env.players[player], *others), env.max_num_food):
+            if np.abs(np.array(other.position) - center).max() <= env.sight:
+                things[row] = *other.position, other.level
+        return things
+
     def _step_world(self, own: int, actions: Sequence[int]) -> tuple[np.ndarray, float, bool, bool]:
         self._seen, rewards, over, _, _ = self._env.step([own, *actions])
         # it says of the time limit, too, that the game is over
         terminated = bool(over) and not self._env.field.any()
-        return self._observe(self._seen[0]), float(rewards[0]), terminated, bool(over) and not terminated
+        return self._observe(0), float(rewards[0]), terminated, bool(over) and not terminated
 
     def _world(self) -> Foraging:
         field = self._env.field
@@ -206,7 +227,7 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         return Foraging(foods, cells, [int(player.level) for player in players], field.shape)
 
     def _partner_observations(self) -> np.ndarray:
-        return np.stack([self._observe(seen) for seen in self._seen[1:]])
+        return np.stack([self._observe(player) for player in range(1, len(self._seen))])
 
     def render(self) -> np.ndarray:
         """The field, or the part of it that the ego sees: ``(size, size, 3)`` uint8."""

@@ -21,7 +21,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import seeding
 
-from crl.envs.agent_pool import AgentPoolEnv, Pool, check_pool_options, observed
+from crl.envs.agent_pool import AgentPoolEnv, Pool, check_pool_options, check_stack, observed
 from crl.envs.errors import check_positive
 from crl.envs.particle_teams import MATES, PREDATORS, Particles
 
@@ -119,6 +119,7 @@ def with_partners(
     task = split_id(env_id)
     check_pool_options(task.scripts, pool, partner, oracle=oracle, pixels=pixels)
     check_positive(size=size, n_stack=n_stack)
+    check_stack(n_stack, pixels)
     # from the id, not the task: scripts are functions, which do not go to other processes
     return partial(observed, partial(ParticleWorld, env_id, pool, partner, size), oracle, pixels, n_stack)
 
@@ -160,6 +161,8 @@ class ParticleWorld(AgentPoolEnv[Particles]):
         self._partners = [agent for agent in agents if agent is not self._ego]
         self.observation_space = spaces.Box(-np.inf, np.inf, made.observation_space(self._ego.name).shape, np.float32)
         self.action_space = spaces.Discrete(len(_FORCES))
+        #: places of landmarks and partners are told as seen from the ego, in the world's own unit
+        self.relative_unit = 1.0
         self.n_partners = len(self._partners)
         self.n_partner_actions = len(_FORCES)
         self.partner_observation_size = made.observation_space(self._partners[0].name).shape[0]

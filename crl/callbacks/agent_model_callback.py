@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import warnings
+import weakref
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from crl.callbacks.attachment import isolated_random
 from crl.callbacks.episode_features import with_features
-from crl.callbacks.stateful import SavedCallback
+from crl.callbacks.stateful import SavedCallback, refuse_event_callback
 from crl.contract import EpisodeBatch
 from crl.history import HistoryExtractor, HistoryVecEnv, history_extractor
 from crl.history.layout import batch_of_one
@@ -74,8 +77,8 @@ class AgentModelCallback(SavedCallback):
                 f"interval={interval}, min_steps={min_steps}, store_size={store_size}: all at least 1, and room for "
                 f"min_episodes={min_episodes}"
             )
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate={learning_rate}: must be positive")
+        if callable(learning_rate) or not learning_rate > 0:
+            raise ValueError(f"learning_rate={learning_rate}: a positive number, no schedule")
         self.objective = objective
         self.batch_size = batch_size
         self.interval = interval
@@ -91,6 +94,7 @@ class AgentModelCallback(SavedCallback):
         #: steps of the objective
         self.n_updates = 0
         self._steps_since = 0
+        self._of: weakref.ref[BaseAlgorithm] | None = None
         self._rng: np.random.Generator | None = None
         self._generator: th.Generator
         self._env: HistoryVecEnv
@@ -99,6 +103,7 @@ class AgentModelCallback(SavedCallback):
     # ---- attaching
 
     def _init_callback(self) -> None:
+        refuse_event_callback(self.parent)
         model = self.model
         extractor = history_extractor(model)
         env = _find_history_env(model.env)
@@ -112,6 +117,13 @@ class AgentModelCallback(SavedCallback):
                 "the model's HistoryExtractor must hold an encoder that its own loss does not train (modelled=True, "
                 "trained=False), or the callback no objective"
             )
+        _check_wrappers(model.env, env)
+        if extractor is not getattr(model.policy, "vf_features_extractor", extractor):
+            raise ValueError(
+                "policy_kwargs=dict(share_features_extractor=False): the critic would have an encoder of its own, that nobody "
+                "trains; leave it True (actor and critic have layers of their own behind it, see net_arch)"
+            )
+        self._check_model(model, extractor)
         self._env, self._extractor = env, extractor
         if extractor.spec.way == "embedding":
             env.bind(extractor.encoder, extractor.see if extractor.of_images else None)
@@ -123,8 +135,24 @@ class AgentModelCallback(SavedCallback):
         if self.objective is not None:
             self._prepare(self.objective)
         self._take_up()
+        self._of = weakref.ref(model)
         self._begin_episodes()
         self._sync()
+
+    def _check_model(self, model: BaseAlgorithm, extractor: HistoryExtractor) -> None:
+        """:raises ValueError: for another model than the one whose encoder is trained here"""
+        if self.objective is None or not self.objective.is_built or self._pending_state is not None:
+            return
+        same = self._of is not None and self._of() is model
+        assert extractor.encoder is not None
+        acting, mine = extractor.encoder.state_dict(), self.objective.target.state_dict()
+        if not same and not (
+            acting.keys() == mine.keys() and all(th.equal(acting[key], mine[key].to(acting[key].device)) for key in mine)
+        ):
+            raise ValueError(
+                "this callback trains the encoder of another model: pass a new AgentModelCallback with a new objective (a "
+                "model that was saved at the end of learn and loaded goes on with the callback that it had)"
+            )
 
     def _prepare(self, objective: HistoryObjective) -> None:
         """Encoder, heads, optimiser and store, unless they are there from an earlier ``learn``."""
@@ -176,6 +204,13 @@ class AgentModelCallback(SavedCallback):
     def _on_training_end(self) -> None:
         if self._train() or self._extractor.of_images:
             self._sync()
+        if self.objective is not None and self.store is not None and not self.n_updates:
+            warnings.warn(
+                f"the encoder of histories was never trained: {len(self.store)} episodes are stored, of at least "
+                f"min_steps={self.min_steps} steps each, and training begins with min_episodes={self.min_episodes}, a step "
+                f"for each interval={self.interval} environment steps: train for longer, or lower these",
+                stacklevel=2,
+            )
 
     def _train(self) -> bool:
         """One step for each interval since the last time; whether there was any."""
@@ -304,6 +339,17 @@ def partner_spaces(env: VecEnv) -> PartnerSpaces:
             "that needs none, AgentModel()"
         ) from error
     return PartnerSpaces(pool, others, actions, others * observation)
+
+
+def _check_wrappers(env: VecEnv | None, histories: HistoryVecEnv) -> None:
+    """:raises ValueError: for what changes histories on their way to the model"""
+    while env is not None and env is not histories:
+        if isinstance(env, VecNormalize) and env.norm_obs:
+            raise ValueError(
+                "VecNormalize(norm_obs=True) around HistoryVecEnv: embeddings would be scaled, and episodes stored, by "
+                "statistics that move; put it inside, HistoryVecEnv(VecNormalize(env), spec), or set norm_obs=False"
+            )
+        env = env.venv if isinstance(env, VecEnvWrapper) else None
 
 
 def _find_history_env(env: VecEnv | None) -> HistoryVecEnv | None:

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from crl.callbacks.attachment import Attachment, evaluation_mode, isolated_random
 from crl.callbacks.find_encoders import FoundEncoder, check_initialisation, find_encoders, image_space
-from crl.callbacks.stateful import SavedCallback
+from crl.callbacks.stateful import SavedCallback, refuse_event_callback
 from crl.callbacks.step_hooks import add_step_hooks, remove_hooks
 from crl.contract import Augmentation, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.networks import faster
@@ -142,6 +142,8 @@ class AuxiliaryLossCallback(SavedCallback):
         self.seed = seed
         #: by encoder name; filled when ``learn`` starts
         self.attachments: dict[str, Attachment] = {}
+        #: parameters of each encoder at the end of the last ``learn``
+        self._left: dict[str, list[th.Tensor]] = {}
         self._source: DataSource
         self._store: RolloutStore | None = None
         self._names_encoders = False
@@ -156,11 +158,7 @@ class AuxiliaryLossCallback(SavedCallback):
     # ---- attaching
 
     def _init_callback(self) -> None:
-        if isinstance(self.parent, EventCallback):
-            raise ValueError(
-                f"{type(self.parent).__name__} would call an objective now and then, without telling it of rollouts: pass the "
-                "callback itself, or in a list; interval= sets its rhythm"
-            )
+        refuse_event_callback(self.parent)
         model = self.model
         # by name: sb3-contrib is optional; subclasses are TRPOs too
         is_trpo = "TRPO" in [cls.__name__ for cls in type(model).__mro__]
@@ -283,8 +281,22 @@ class AuxiliaryLossCallback(SavedCallback):
                     f"{item.encoder.features_dim}: attach a new objective"
                 )
             else:
+                self._check_same(item)
                 objective.encoder = item.encoder
         return objectives
+
+    def _check_same(self, found: FoundEncoder) -> None:
+        """:raises ValueError: for an encoder that is neither the one that is trained here, nor a copy of it as it was left"""
+        old, left = self.attachments.get(found.name), self._left.get(found.name)
+        if old is None or left is None or old.found.encoder.extractor is found.encoder.extractor:
+            return
+        now = list(found.encoder.parameters())
+        if len(now) != len(left) or not all(th.equal(a, b.to(a.device)) for a, b in zip(now, left, strict=True)):
+            raise ValueError(
+                f"this callback trains the {found.name} encoder of another model, and its heads belong to that: pass a new "
+                "callback and objective (a model that was saved at the end of learn and loaded goes on with the callback that "
+                "it had)"
+            )
 
     def _attach(self, found: FoundEncoder, objective: Objective) -> Attachment:
         old = self.attachments.get(found.name)
@@ -400,6 +412,7 @@ class AuxiliaryLossCallback(SavedCallback):
             if self.mode == "own_optimizer":
                 self._catch_up(item)
             remove_hooks(item.found.optimizer, all_but=None)
+            self._left[item.name] = [parameter.detach().clone() for parameter in item.found.encoder.parameters()]
             if item.n_rl_updates >= self.interval and not item.n_updates:
                 warnings.warn(
                     f"{self.name} never trained the {item.name} encoder in {item.n_rl_updates} updates of the agent: there "

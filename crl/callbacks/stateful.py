@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 
 #: of the states that are written here
 FORMAT = 1
@@ -20,6 +20,18 @@ _ARRAYS: list[Any] = [
     np.zeros(0).__reduce__()[0],
     *{type(np.dtype(name)) for name in ("bool", "uint8", "int64", "float32", "float64")},
 ]
+
+
+def refuse_event_callback(parent: BaseCallback | None) -> None:
+    """
+    :param parent: of a callback that trains
+    :raises ValueError: for one that calls it now and then
+    """
+    if isinstance(parent, EventCallback):
+        raise ValueError(
+            f"{type(parent).__name__} would call an objective now and then, without telling it of rollouts: pass the callback "
+            "itself, or in a list; interval= sets its rhythm"
+        )
 
 
 @runtime_checkable

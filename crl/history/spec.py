@@ -123,4 +123,4 @@ class HistorySpec:
 
         :param rows: that it takes
         """
-        return HistoryEncoder(rows, self.embed_dim, self.width, self.layers, self.heads)
+        return HistoryEncoder(rows, self.embed_dim, self.width, self.layers, self.heads, self.length)

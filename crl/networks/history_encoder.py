@@ -26,14 +26,26 @@ class HistoryEncoder(nn.Module):
     :param width: of the steps inside
     :param layers: of self-attention; 0: pooling alone
     :param heads: of all attention
+    :param length: rows of a history that are looked at, the newest; None: all
     :raises ValueError: for sizes below 1, and a width that cannot be divided among the heads
     """
 
-    def __init__(self, rows: HistoryRows, embed_dim: int = 20, width: int = 64, layers: int = 2, heads: int = 4) -> None:
+    def __init__(
+        self,
+        rows: HistoryRows,
+        embed_dim: int = 20,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        length: int | None = None,
+    ) -> None:
         super().__init__()
         if embed_dim < 1 or layers < 0:
             raise ValueError(f"embed_dim={embed_dim}, layers={layers}: an embedding of at least 1, and layers of at least 0")
+        if length is not None and length < 1:
+            raise ValueError(f"length={length}: at least the present row, or None")
         self.rows = rows
+        self.length = length
         #: width of the embedding
         self.features_dim = embed_dim
         self.width = width
@@ -62,16 +74,29 @@ class HistoryEncoder(nn.Module):
             hidden = block(hidden, mask)
         return self.output(self.pooling(self.norm(hidden), mask))
 
+    def prefixes(self, x: th.Tensor, lengths: th.Tensor) -> th.Tensor:
+        """
+        Of each history the newest :attr:`length` rows, which is what an agent that keeps no more of them sees.
+
+        :param x: ``(batch, steps, rows.dim)``
+        :param lengths: ``(batch,)`` how many rows of each count, from the first on; at least 1
+        :return: ``(batch, embed_dim)``
+        """
+        kept = x.shape[1] if self.length is None else min(self.length, x.shape[1])
+        if kept < x.shape[1]:
+            index = (lengths - kept).clamp(min=0)[:, None] + th.arange(kept, device=x.device)
+            x, lengths = x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2])), lengths.clamp(max=kept)
+        return self(x, th.arange(kept, device=x.device) < lengths[:, None])
+
     def encode_prefixes(self, x: th.Tensor, lengths: th.Tensor) -> th.Tensor:
         """
-        Unit embeddings, as an agent gets them to act on.
+        Unit embeddings, as an agent gets them to act on; see :meth:`prefixes`.
 
         :param x: ``(batch, steps, rows.dim)``
         :param lengths: ``(batch,)`` how many rows of each count, from the first on; at least 1
         :return: ``(batch, embed_dim)``, of length 1
         """
-        mask = th.arange(x.shape[1], device=x.device) < lengths[:, None]
-        return nn.functional.normalize(self(x, mask), dim=1)
+        return nn.functional.normalize(self.prefixes(x, lengths), dim=1)
 
 
 def sinusoids(steps: int, width: int) -> th.Tensor:

@@ -33,7 +33,8 @@ class HistoryRows(nn.Module):
     :param others: two columns for each other agent: where it is. Each gives its position relative to the ego agent, its last
         step, and its distances to all things, sorted.
     :param things: two columns for each thing
-    :param gone: value of the columns of a thing that is no longer there; its distance becomes that of a far one
+    :param gone: value of the columns of what is no longer there, or out of sight: a thing's distance becomes that of a far
+        one; another agent's position and step become zeros, and all its distances far ones
     :param scale: factor of relations
     :param relative: the columns of others and things tell where they are as seen from the ego agent. Rows are the same: steps
         of others are still their own.
@@ -117,13 +118,20 @@ class HistoryRows(nn.Module):
 
     def _relations(self, obs: th.Tensor, previous: th.Tensor) -> th.Tensor:
         others = self._places(obs, self.others)  # (n, others, 2)
-        parts = [others - obs[:, None, self.ego], others - self._places(previous, self.others)]
+        unseen = self._gone(obs, self.others)[:, :, None]
+        unsure = unseen | self._gone(previous, self.others)[:, :, None]
+        position, step = others - obs[:, None, self.ego], others - self._places(previous, self.others)
+        parts = [position.masked_fill(unseen, 0.0), step.masked_fill(unsure, 0.0)]
         if self.things:
             things = self._places(obs, self.things)
             distance = (others[:, :, None] - things[:, None]).abs().sum(dim=3)  # (n, others, things)
-            gone = (obs[:, self.things].unflatten(1, (-1, 2)) == self.gone).all(dim=2)
-            parts.append(distance.masked_fill(gone[:, None], _FAR / self.scale).sort(dim=2).values)
+            gone = self._gone(obs, self.things)[:, None] | unseen
+            parts.append(distance.masked_fill(gone, _FAR / self.scale).sort(dim=2).values)
         return th.cat(parts, dim=2).flatten(1)
+
+    def _gone(self, obs: th.Tensor, columns: list[int]) -> th.Tensor:
+        """``(n, places)`` bool."""
+        return (obs[:, columns].unflatten(1, (-1, 2)) == self.gone).all(dim=2)
 
     def _places(self, obs: th.Tensor, columns: list[int]) -> th.Tensor:
         places = obs[:, columns].unflatten(1, (-1, 2))

@@ -33,7 +33,10 @@ class AgentModel(HistoryObjective):
 
     :param temperature: of NT-Xent
     :param min_crop: rows of the shortest crop; shorter episodes are taken whole
-    :param max_crop: rows of the longest
+    :param max_crop: rows of the longest; never more than the agent keeps of a history (``HistorySpec.length``)
+    :param max_share: of an episode that a crop takes at most, though no fewer than ``min_crop`` rows. With 1, both crops of an
+        episode that is shorter than them are whole (the metric ``whole_pairs`` says how many were), and tell nothing but that
+        they are the same. The authors' episodes all have 50 steps.
     :param mask_ratio: of the steps of a crop that are set to zero
     :param masked_views: ``"first"``: asymmetric, as published; ``"both"``; ``"none"``: crops alone
     :param positives: ``"episode"``; ``"partner"``: all episodes with the same partner are positives of each other (SupCon), an
@@ -53,6 +56,7 @@ class AgentModel(HistoryObjective):
         positives: Literal["episode", "partner"] = "episode",
         projector: tuple[int, ...] = (128, 64),
         tau: float = 0.05,
+        max_share: float = 1.0,
     ) -> None:
         super().__init__(tau)
         if not temperature > 0:
@@ -65,6 +69,9 @@ class AgentModel(HistoryObjective):
             raise ValueError(f"AgentModel(masked_views={masked_views!r}): choose 'first', 'both' or 'none'")
         if positives not in ("episode", "partner"):
             raise ValueError(f"AgentModel(positives={positives!r}): choose 'episode' or 'partner'")
+        if not 0.0 < max_share <= 1.0:
+            raise ValueError(f"AgentModel(max_share={max_share}): a share of an episode, in (0, 1]")
+        self.max_share = max_share
         self.temperature = temperature
         self.min_crop, self.max_crop = min_crop, max_crop
         self.mask_ratio = mask_ratio
@@ -91,18 +98,22 @@ class AgentModel(HistoryObjective):
         :return: two crops of each
         """
         found = []
+        kept = self.encoder.length
+        longest = self.max_crop if kept is None else min(self.max_crop, kept)
         for masked in (self.masked_views != "none", self.masked_views == "both"):
-            crops = crop_episodes(rows, lengths, self.min_crop, self.max_crop, generator)
+            crops = crop_episodes(rows, lengths, self.min_crop, longest, generator, self.max_share)
             found.append(mask_steps(crops, self.mask_ratio, generator) if masked else crops)
         return found[0], found[1]
 
     def loss(self, batch: EpisodeBatch) -> tuple[th.Tensor, Metrics]:
         """See :meth:`HistoryObjective.loss`."""
         rows, lengths = self.rows_of(batch)
-        first, second = (self.projector(self.encoder(*view)) for view in self.views(rows, lengths, batch.generator))
+        views = self.views(rows, lengths, batch.generator)
+        first, second = (self.projector(self.encoder(*view)) for view in views)
         if self.positives == "partner":
             loss = supervised_contrast(first, second, self.told(batch, "partner_id"), self.temperature)
         else:
             loss = nt_xent(first, second, self.temperature)
         with th.no_grad():
-            return loss, contrast_metrics(loss, cosine_logits(first, second, 1.0))
+            whole = th.stack([view.mask.sum(dim=1) == lengths for view in views]).all(dim=0).float().mean()
+            return loss, {**contrast_metrics(loss, cosine_logits(first, second, 1.0)), "whole_pairs": whole}

@@ -20,17 +20,26 @@ class Crops(NamedTuple):
     mask: th.Tensor
 
 
-def crop_episodes(rows: th.Tensor, lengths: th.Tensor, low: int, high: int, generator: th.Generator | None = None) -> Crops:
+def crop_episodes(
+    rows: th.Tensor,
+    lengths: th.Tensor,
+    low: int,
+    high: int,
+    generator: th.Generator | None = None,
+    max_share: float = 1.0,
+) -> Crops:
     """
     One crop of each episode, all of one length where the episodes are long enough: a length of a crop's own would tell
-    episodes apart. Length and place are drawn anew for each call and shared by the batch, as CLAM does; an episode that is
-    shorter than the crop is taken whole, and the place is relative to what is left of each episode.
+    episodes apart. Length and place are drawn anew for each call and shared by the batch, as CLAM does; of an episode that is
+    too short for the crop as much as allowed is taken, and the place is relative to what is left of each episode.
 
     :param rows: ``(batch, steps, width)``
     :param lengths: ``(batch,)`` int64, how many rows of each count, from the first on; at least 1
     :param low: smallest length of a crop
     :param high: largest length; never longer than the longest episode
     :param generator: of the draws, on the rows' device
+    :param max_share: of an episode that a crop takes at most, but no fewer than ``low`` rows. With 1, two crops of a short
+        episode are one and the same: they are told to belong together by what happened in it, whoever took part.
     """
     device = rows.device
     longest = rows.shape[1]
@@ -38,7 +47,8 @@ def crop_episodes(rows: th.Tensor, lengths: th.Tensor, low: int, high: int, gene
     # on the device, so that nothing waits: steps behind the length that is drawn are cut off only where that is free
     size = th.randint(low, high + 1, (), device=device, generator=generator)
     place = th.rand((), device=device, generator=generator)
-    sizes = lengths.clamp(max=size)
+    allowed = lengths if max_share == 1.0 else (max_share * lengths).long().clamp(min=low).minimum(lengths)
+    sizes = allowed.clamp(max=size)
     starts = (place * (lengths - sizes + 1)).long().clamp(max=lengths - sizes)
     steps = int(size) if device.type == "cpu" else high
     offsets = th.arange(steps, device=device)

@@ -47,3 +47,20 @@ def mean(values: np.ndarray, rng: np.random.Generator) -> Estimate:
     resampled = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(1)
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+def mean_of_draws(values: np.ndarray, rng: np.random.Generator) -> Estimate:
+    """
+    Percentile bootstrap of a mean over episodes and over draws of something that all episodes are measured with, such as
+    random encoders: both are drawn anew, so that the interval holds what either could have been.
+
+    :param values: ``(draws, n)``, at least one of each; of a single draw, what :func:`mean` says of it
+    :param rng: of the resamples
+    """
+    values = np.asarray(values, dtype=np.float64)
+    draws, n = values.shape
+    if draws == 1:
+        return mean(values[0], rng)
+    resampled = [values[rng.integers(draws, size=draws)].mean(0)[rng.integers(n, size=n)].mean() for _ in range(_RESAMPLES)]
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return Estimate(float(values.mean()), float(low), float(high))

@@ -57,6 +57,7 @@ def probe_run(
     supervised_updates: int = 2000,
     with_pictures: bool = True,
     stage: Stage = silent,
+    pool: str | None = None,
 ) -> dict[str, Any]:
     """
     Probe the last checkpoint of a run. Writes ``probe.json``, ``probe.csv`` and pictures, and the same for TensorBoard. The
@@ -71,8 +72,11 @@ def probe_run(
     :param supervised_updates: of the supervised encoder; 0 leaves it out
     :param with_pictures: needs matplotlib
     :param stage: see :data:`crl.runs.stages.Stage`
+    :param pool: of agents that model others, the partners: ``"train"``, ``"test"``, ``"all"``; None: as in the run. Without
+        ``out``, numbers go to ``<run>/probe_<pool>/step<k>``
     :return: what ``probe.json`` says
-    :raises ProbeError: for an encoder that there is not, too few episodes, or episodes that cannot be probed
+    :raises ProbeError: for an encoder that there is not, too few episodes, episodes that cannot be probed, or a pool of an
+        agent that models nobody
     :raises crl.runs.run.RunError: when no checkpoint can be loaded
     """
     if episodes is not None and episodes < MIN_EPISODES:
@@ -83,7 +87,9 @@ def probe_run(
         extractor = history_extractor(model)
         if extractor is not None:
             n = episodes or PARTNER_EPISODES
-            return _probe_partners(folder, model, extractor, n, seed, out, supervised_updates, with_pictures, stage)
+            return _probe_partners(folder, model, extractor, n, seed, out, supervised_updates, with_pictures, stage, pool)
+        if pool is not None:
+            raise ProbeError(f"pool={pool!r}: {config['agent']} models no others, so that there is no pool to choose from")
         episodes = episodes or EPISODES
         found = _choose(model, encoder)
         target = Path(out) if out is not None else folder.path / "probe" / f"step{model.num_timesteps:012d}"
@@ -132,9 +138,14 @@ def _probe_partners(
     supervised_updates: int,
     with_pictures: bool,
     stage: Stage,
+    pool: str | None,
 ) -> dict[str, Any]:
     config = folder.config()
-    target = Path(out) if out is not None else folder.path / "probe" / f"step{model.num_timesteps:012d}"
+    if pool is not None:
+        config["env"]["kwargs"]["pool"] = pool
+    # newest probes are looked for in probe/: there, runs are compared
+    own = "probe" if pool is None else f"probe_{pool}"
+    target = Path(out) if out is not None else folder.path / own / f"step{model.num_timesteps:012d}"
     numbers, encoders, data = probe_partners(model, extractor, config, episodes, seed, supervised_updates, stage)
     report = {
         "run": str(folder.path),
@@ -146,6 +157,7 @@ def _probe_partners(
         "seed": seed,
         "episodes": episodes,
         "supervised_updates": supervised_updates,
+        "pool": config["env"]["kwargs"].get("pool", "train"),
         **numbers,
         "folder": str(target),
     }

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from stable_baselines3.common.callbacks import BaseCallback
 
 from crl.agents import build, resolve
 from crl.agents.fields import ConfigError, FieldValueError
@@ -205,21 +206,26 @@ def test_lbf_keeps_no_fingerprint():
     assert rows.dim == 2 + 2 + 2 + 6
 
 
+OF_A2C = {"algorithm.batch_size": None, "algorithm.n_epochs": None}
+
+
 @pytest.mark.parametrize(
-    "agent, fields",
+    "agent, env_id, fields",
     [
-        ("ppo-clam", {}),
-        ("ppo-clam", PIXELS),
-        pytest.param("recurrent-ppo-clam", {}, marks=pytest.mark.slow),
-        pytest.param("ppo-history", {}, marks=pytest.mark.slow),
-        pytest.param("ppo-random-model", PIXELS, marks=pytest.mark.slow),
+        ("ppo-clam", LBF, {}),
+        ("ppo-clam", LBF, PIXELS),
+        ("a2c-clam", LBF, OF_A2C),
+        ("ppo-liam", TAG, {}),
+        pytest.param("recurrent-ppo-clam", LBF, {}, marks=pytest.mark.slow),
+        pytest.param("ppo-history", LBF, {}, marks=pytest.mark.slow),
+        pytest.param("ppo-random-model", LBF, PIXELS, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(agent, fields, tmp_path):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(agent, env_id, fields, tmp_path):
     paths = []
     for name, pause in (("whole", None), ("halves", 192)):
         folder = new_run(
-            agent, LBF, {**SMALL, **fields}, seed=3, out=tmp_path / name, steps=384, device="cpu", checkpoint_every=64
+            agent, env_id, {**SMALL, **fields}, seed=3, out=tmp_path / name, steps=384, device="cpu", checkpoint_every=64
         )
         try:
             train(folder, show_progress=False, pause_at=pause)
@@ -252,3 +258,98 @@ def test_relative_observations_give_the_same_rows():
         np.testing.assert_allclose(plain.x, seen.x, atol=1e-5)
         gone += int((plain.x[..., 4:6] == 2.0).sum())
     assert gone > 0, "a food that is gone, and hence far away, was among them"
+
+
+def test_partners_come_and_go_where_sight_is_limited():
+    """Rows against the true state: the partner's place and step where it is in sight, and zeros where it is not."""
+    config = resolve("ppo-nam", "lbf/2s-8x8-2p-2f", SMALL)
+    assert config["env"]["kwargs"]["relative"] is True
+    env = make_vec_env(config["env"]["id"], seed=3, n_envs=4, **config["env"]["kwargs"])
+    model, _ = build(config, env, seed=0, device="cpu")
+    histories = model.get_env()
+    worlds = [one.unwrapped._env for one in histories.unwrapped.envs]
+    histories.reset()
+    rng, before, counts = np.random.default_rng(0), [None] * 4, [0, 0]
+    for _ in range(200):
+        window = histories.window
+        for index, world in enumerate(worlds):
+            ego, partner = (np.array(player.position) for player in world.players)
+            near = bool(np.abs(partner - ego).max() <= 2)
+            row = window.x[index, window.lengths[index] - 1] * 8  # scale is 1 / 8
+            first = window.lengths[index] == 1
+            assert row[:2] == pytest.approx(partner - ego if near else [0, 0], abs=1e-4)
+            last = None if first else before[index]
+            step = partner - last[0] if near and last is not None and last[1] else np.zeros(2)
+            assert row[2:4] == pytest.approx(step, abs=1e-4)
+            counts[near] += 1
+            before[index] = (partner, near)
+        histories.step(rng.integers(6, size=4))
+    assert min(counts) > 50
+
+
+@pytest.mark.parametrize("env_id", ["lbf/2s-8x8-2p-2f", "lbf/Foraging-2s-8x8-2p-2f-v3"])
+def test_moving_windows_are_no_places(env_id):
+    with pytest.raises(FieldValueError, match="env.kwargs.relative=true"):
+        resolve("ppo-clam", env_id, {"env.kwargs.relative": False})
+    fields = {"history.others": [], "history.ego": None, "history.things": [], "history.columns": "*"}
+    assert resolve("ppo-clam", env_id, {"env.kwargs.relative": False, **fields})
+
+
+@pytest.mark.parametrize("env_id", [TAG, SPREAD])
+def test_rows_of_particles_are_those_of_the_world(env_id):
+    """Steps and distances of the others, however the ego moves, where relations are kept."""
+    relations = {
+        "history.columns": [],
+        "history.differences": 0.0,
+        "history.ego": "ego_position",
+        "history.others": ["partner*_from_ego"],
+        "history.things": ["landmark*_from_ego"],
+    }
+    config = resolve("ppo-nam", env_id, {**SMALL, **(relations if env_id == TAG else {})})
+    assert {path: flatten(config)[path] for path in relations} == relations
+    model, _ = build(config, make_vec_env(env_id, seed=0, n_envs=4, **config["env"]["kwargs"]), seed=0, device="cpu")
+    histories = model.get_env()
+    worlds = [one.unwrapped for one in histories.unwrapped.envs]
+    histories.reset()
+    rng, before = np.random.default_rng(0), None
+    for _ in range(30):
+        places = [world._world() for world in worlds]
+        rows = histories.window.x[np.arange(4), histories.window.lengths - 1]
+        for row, now, last in zip(rows, places, before or [None] * 4, strict=True):
+            for number, partner in enumerate(now.partners):
+                part = row[number * (4 + len(now.landmarks)) :]
+                assert part[:2] == pytest.approx(partner - now.ego, abs=1e-5)
+                step = np.zeros(2) if last is None else partner - last.partners[number]
+                assert part[2:4] == pytest.approx(step, abs=1e-5)
+                distances = sorted(np.abs(partner - landmark).sum() for landmark in now.landmarks)
+                assert part[4 : 4 + len(distances)] == pytest.approx(distances, abs=1e-5)
+        before = [type(now)(*(np.copy(part) for part in vars(now).values())) for now in places]
+        histories.step(rng.integers(5, size=4))
+
+
+def test_rewards_are_scaled_for_the_agent_alone():
+    config = resolve("ppo-nam", TAG, {**SMALL, "algorithm.reward_scale": 0.25})
+    assert (
+        resolve("ppo-nam", TAG)["algorithm"]["reward_scale"] == 0.02
+        and resolve("ppo-nam", LBF)["algorithm"]["reward_scale"] == 1
+    )
+    learned, told = [], []
+    for scale in (0.25, 1.0):
+        config["algorithm"]["reward_scale"] = scale
+        model, callbacks = build(config, make_vec_env(TAG, seed=0, n_envs=4), seed=0, device="cpu")
+        rollouts = []
+
+        class Keep(BaseCallback):
+            def _on_step(self):
+                return True
+
+            def _on_rollout_end(self):
+                rollouts.append(self.model.rollout_buffer.rewards.copy())  # noqa: B023
+
+        model.learn(64, callback=[*callbacks, Keep()])  # one rollout, before anything was learned
+        learned.append(rollouts[0])
+        model.learn(4 * 50, callback=callbacks)
+        told.append([info["r"] for info in model.ep_info_buffer])
+    assert np.abs(learned[0]).max() > 0
+    np.testing.assert_allclose(learned[0], 0.25 * learned[1], rtol=1e-6)
+    assert len(told[0]) == 4 and min(told[0] + told[1]) < -5, "returns are the environment's own"

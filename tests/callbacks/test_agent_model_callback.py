@@ -1,13 +1,15 @@
 """Agents that model others: who moves what and when, that rollouts stay consistent, both ways of carrying history, saving."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
+from stable_baselines3.common.vec_env import VecNormalize
 
-from crl.history import history_extractor, seen_by
+from crl.history import HistoryExtractor, HistoryVecEnv, history_extractor, seen_by
 from crl.objectives.agent_model import AgentModel
 from crl.objectives.liam import LIAM
 from crl.objectives.partner_id import PartnerId
@@ -253,3 +255,103 @@ def test_says_what_does_not_fit():
     model.learn(48, callback=saved)
     with pytest.raises(ValueError, match="does not fit"):
         make_callback(LIAM()).load_state_dict(saved.state_dict())
+
+
+class Recorder(gym.Wrapper):
+    """Keeps the episodes that are played in an environment, as they are seen from inside."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.episodes = []
+
+    def reset(self, **kwargs):
+        obs, info = self.env.reset(**kwargs)
+        self.episodes.append([[obs], [], [], [info["partner_id"]]])
+        return obs, info
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        for kept, value in zip(self.episodes[-1], (obs, int(action), reward, info["partner_id"]), strict=True):
+            kept.append(value)
+        if terminated or truncated:
+            self.episodes[-1].append(terminated)
+        return obs, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+@pytest.mark.parametrize("algorithm, way", [(A2C, "embedding"), (PPO, "history")])
+def test_the_store_holds_the_episodes_that_were_played(algorithm, way, truncate):
+    """Each whole, the last observation its own: over ends of episodes, of rollouts and of learn()."""
+    envs = []
+
+    def wrap(env):
+        envs.append(Recorder(env))
+        return envs[-1]
+
+    callback = make_callback(AgentModel(min_crop=3, max_crop=9, projector=(8, 4), positives="partner"), store_size=500)
+    model = make_model(algorithm, make_env(way, wrap=wrap, truncate=truncate))
+    model.learn(150, callback=callback)
+    for one in envs:  # those that are under way are given up: the second learn() resets
+        one.episodes[-1].append("given up")
+    model.learn(150, callback=callback)
+    played = [episode for one in envs for episode in one.episodes if len(episode) == 5 and episode[4] != "given up"]
+    assert len(callback.store) == len(played) > 15
+    batch = callback.store.episodes(np.arange(len(played)), th.device("cpu"))
+    of_store = {}
+    for index in range(len(played)):
+        n = int(batch.mask[index].sum())
+        of_store[batch.obs[index, 0].numpy().tobytes()] = (index, n)
+    assert len(of_store) == len(played)
+    for obs, actions, rewards, partners, terminated in played:
+        index, n = of_store[np.asarray(obs[0], np.float32).tobytes()]
+        assert n == len(actions) and len(set(partners)) == 1 and batch.partner_id[index] == partners[0]
+        np.testing.assert_array_equal(batch.obs[index, : n + 1], np.stack(obs))
+        assert batch.actions[index, :n, 0].tolist() == actions
+        np.testing.assert_allclose(batch.rewards[index, :n], rewards)
+        assert bool(batch.terminated[index].any()) == terminated == (not truncate)
+        assert bool(batch.truncated[index].any()) == (not terminated)
+
+
+def test_refuses_what_would_train_otherwise_than_it_says():
+    with pytest.raises(ValueError, match="EveryNTimesteps would call"):
+        make_model().learn(48, callback=EveryNTimesteps(8, make_callback()))
+    with pytest.raises(ValueError, match="no schedule"):
+        make_callback(learning_rate=lambda left: 1e-3 * left)
+    with pytest.raises(ValueError, match="VecNormalize.*inside"):
+        model = make_model()
+        model.env = VecNormalize(model.env)
+        model.learn(48, callback=make_callback())
+    inside = make_env()
+    env = HistoryVecEnv(VecNormalize(inside.venv), inside.spec)
+    make_model(env=env).learn(48, callback=make_callback())
+    scaled = make_model()
+    scaled.env = VecNormalize(scaled.env, norm_obs=False)
+    scaled.learn(48, callback=make_callback())
+    for way in ("embedding", "history"):
+        env = make_env(way)
+        extractor = dict(spec=env.spec, base_space=env.base_space, action_space=env.action_space)
+        own = dict(features_extractor_class=HistoryExtractor, features_extractor_kwargs=extractor)
+        policy = "MlpPolicy" if way == "embedding" else "MultiInputPolicy"
+        apart = PPO(policy, env, n_steps=16, batch_size=24, policy_kwargs=dict(own, share_features_extractor=False))
+        with pytest.raises(ValueError, match="share_features_extractor"):
+            apart.learn(48, callback=make_callback())
+
+
+def test_says_when_it_never_trained():
+    with pytest.warns(UserWarning, match=r"never trained: \d+ episodes are stored.*min_episodes=400"):
+        make_model().learn(96, callback=make_callback(min_episodes=400))
+
+
+def test_one_callback_is_of_one_model(tmp_path):
+    callback, model = make_callback(), make_model()
+    model.learn(144, callback=callback)
+    n = callback.n_updates
+    model.learn(144, callback=callback)
+    assert callback.n_updates > n, "a second learn() goes on"
+    model.save(tmp_path / "model")
+    again = PPO.load(tmp_path / "model", env=make_env())
+    n = callback.n_updates
+    again.learn(144, callback=callback)
+    assert callback.n_updates > n, "so does a model that was saved"
+    with pytest.raises(ValueError, match="encoder of another model"):
+        make_model(seed=1).learn(48, callback=callback)

@@ -338,3 +338,14 @@ def test_nan_is_reported():
 
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         model.learn(30, callback=[callback, Poison()])
+
+
+def test_one_callback_is_of_one_model(tmp_path):
+    """A model that was saved and loaded goes on with the callback it had; another model's encoder is not for its heads."""
+    callback, model = AuxiliaryLossCallback(CURL()), make_model("sac")
+    model.learn(40, callback=callback)
+    model.save(tmp_path / "model")
+    again = SAC.load(tmp_path / "model", env=model.env)
+    again.learn(40, callback=callback)
+    with pytest.raises(ValueError, match="encoder of another model"):
+        make_model("sac", seed=5).learn(40, callback=callback)

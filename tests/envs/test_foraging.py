@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lbforaging.foraging import ForagingEnv
 
-from crl.envs import make_env, make_vec_env
+from crl.envs import EnvironmentOptionError, make_env, make_vec_env
 from crl.envs.foraging import LevelBasedForaging, split_id, task_ids
 from crl.envs.foraging_partners import (
     EAST,
@@ -406,3 +406,43 @@ def test_wrappers_cost_less_than_the_game():
     ours = min(seconds(lambda t: env.step([t % 5]) and False, env.reset) for _ in range(3))
     theirs = min(seconds(lambda t: raw.step([t % 5, t % 4])[2], raw.reset) for _ in range(3))
     assert ours < 4 * theirs
+
+
+def test_limited_sight_by_true_places():
+    """``relative``: who is within two cells, each in a place of its own, whatever the border; lbforaging's differs in both."""
+    env = make_env("lbf/2s-8x8-3p-3f", pool="all", relative=True)
+    inner = env.unwrapped
+    rng = np.random.default_rng(0)
+    seen, hidden = 0, 0
+    for seed in range(8):
+        obs, info = env.reset(seed=seed)
+        for action in rng.integers(6, size=50):
+            assert obs in env.observation_space
+            for player, view in enumerate([obs, *info["partner_observations"]]):
+                things, here = view.reshape(-1, 3), np.array(inner._env.players[player].position)
+                order = [player, *(other for other in range(3) if other != player)]
+                for place, index in enumerate(order):
+                    other = inner._env.players[index]
+                    away = np.array(other.position) - here
+                    wanted = [*((here if index == player else away) / 8), other.level / 2]
+                    near = np.abs(away).max() <= 2
+                    assert things[3 + place] == pytest.approx(wanted if near else [0, 0, 0], abs=1e-6)
+                    seen, hidden = seen + (near and index != player), hidden + (not near)
+                foods = {tuple(np.round(8 * thing[:2] + here).astype(int)): thing[2] for thing in things[:3] if thing[2]}
+                highest = inner._highest_food
+                wanted_foods = {
+                    (r, c): inner._env.field[r, c] / highest
+                    for r, c in np.argwhere(inner._env.field)
+                    if max(abs(r - here[0]), abs(c - here[1])) <= 2
+                }
+                assert foods == pytest.approx(wanted_foods)
+            obs, _, terminated, truncated, info = env.step(int(action))
+            if terminated or truncated:
+                break
+    assert seen > 100 and hidden > 100
+
+
+@pytest.mark.parametrize("env_id", ["lbf/8x8-2p-2f", "mpe/simple_tag"])
+def test_vectors_are_not_stacked(env_id):
+    with pytest.raises(EnvironmentOptionError, match="n_stack=3: pictures alone"):
+        make_env(env_id, n_stack=3)

@@ -144,3 +144,55 @@ def test_wrong_spaces_and_sizes():
         make(width=10, heads=4)
     with pytest.raises(ValueError, match="embed_dim"):
         make(embed_dim=0)
+
+
+def test_prefixes_are_of_the_newest_rows_where_no_more_are_kept():
+    whole, short = make(), make()
+    short.length = 4
+    x, lengths = th.randn(3, 9, whole.rows.dim), th.tensor([9, 4, 2])
+    found = short.prefixes(x, lengths)
+    for index, length in enumerate(lengths.tolist()):
+        kept = x[index, max(0, length - 4) : length][None]
+        wanted = whole(kept, th.ones(1, kept.shape[1], dtype=th.bool))
+        th.testing.assert_close(found[index], wanted[0], rtol=1e-4, atol=1e-5)
+    th.testing.assert_close(
+        short.encode_prefixes(x[:, :4], lengths.clamp(max=4)), whole.encode_prefixes(x[:, :4], lengths.clamp(max=4))
+    )
+    with pytest.raises(ValueError, match="length=0"):
+        HistoryEncoder(whole.rows, length=0)
+
+
+@pytest.mark.parametrize("relative, gone", [(False, -1.0), (True, 0.0)])
+def test_others_out_of_sight_have_no_place_and_no_step(relative, gone):
+    """Ego, two others, a thing; what is gone is -1, or, as seen from the ego, 0."""
+    rows = HistoryRows(
+        spaces.Box(-9, 9, (8,)),
+        spaces.Discrete(2),
+        ego=(0, 1),
+        others=(2, 3, 4, 5),
+        things=(6, 7),
+        gone=gone,
+        relative=relative,
+    )
+    ego = th.tensor([2.0, 3.0])
+    places = {"a": th.tensor([3.0, 3.0]), "b": th.tensor([5.0, 5.0]), "thing": th.tensor([2.0, 6.0])}
+
+    def obs(**seen):
+        parts = [ego]
+        for name, place in places.items():
+            there = seen.get(name, place)
+            parts.append(th.full((2,), gone) if there is None else there - (ego if relative else 0.0))
+        return th.cat(parts)[None]
+
+    moved = th.tensor([5.0, 4.0])
+    cases = {
+        "both seen": (obs(), obs(b=moved), [3.0, 2.0, 0.0, 1.0]),
+        "one goes": (obs(b=None), obs(), [0.0] * 4),
+        "one comes": (obs(), obs(b=None), [3.0, 2.0, 0.0, 0.0]),
+    }
+    for name, (now, before, wanted) in cases.items():
+        row = rows.step(now, before, th.zeros(1, 1, dtype=th.long), th.tensor([False]))[0]
+        a, b = row[:5], row[5:10]
+        assert a.tolist() == [1.0, 0.0, 0.0, 0.0, 4.0], name
+        assert b[:4].tolist() == wanted, name
+        assert b[4].item() == (2.0 if name == "one goes" else 4.0), name

@@ -218,3 +218,38 @@ def test_label_positive_is_told_and_says_so():
 def test_wrong_values(kwargs, words):
     with pytest.raises(ValueError, match=words):
         AgentModel(**kwargs)
+
+
+def test_short_episodes_are_not_taken_whole_where_that_is_forbidden():
+    """By counting: rows hold their own index, lengths from 1 to 40."""
+    lengths = th.arange(1, 41)
+    rows = th.arange(40.0).repeat(40, 1)[:, :, None]
+    generator, starts = th.Generator().manual_seed(0), set()
+    for _ in range(60):
+        crops = crop_episodes(rows, lengths, 3, 30, generator, max_share=0.75)
+        sizes = crops.mask.sum(dim=1)
+        allowed = th.minimum(th.clamp((0.75 * lengths).floor().long(), min=3), lengths)
+        assert (sizes <= allowed).all() and (sizes == sizes.max().clamp(max=allowed)).all()
+        for number, size in enumerate(sizes.tolist()):
+            seen = crops.rows[number, :size, 0]
+            assert (seen.diff() == 1).all() and seen[-1] < lengths[number]
+        starts.add(int(crops.rows[11, 0, 0]))
+    assert len(starts) > 2, "an episode of twelve is not always cropped at one and the same place"
+
+
+def test_says_how_many_pairs_are_whole():
+    batch = replace(episodes(), generator=th.Generator().manual_seed(0))
+    whole, part = built(min_crop=30, max_crop=30), built(max_share=0.5)
+    assert whole.loss(batch)[1]["whole_pairs"] == 1.0
+    assert part.loss(batch)[1]["whole_pairs"] < 1.0
+    with pytest.raises(ValueError, match="max_share=0"):
+        AgentModel(max_share=0.0)
+
+
+def test_crops_are_no_longer_than_what_the_agent_keeps():
+    objective = built(min_crop=2, max_crop=9)
+    objective.encoder.length = 4
+    rows, lengths = th.randn(5, 12, objective.encoder.rows.dim), th.full((5,), 12)
+    generator = th.Generator().manual_seed(0)
+    sizes = {view.rows.shape[1] for _ in range(30) for view in objective.views(rows, lengths, generator)}
+    assert sizes == {2, 3, 4}

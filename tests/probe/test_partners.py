@@ -55,7 +55,7 @@ def one_penalty(monkeypatch):
 def test_identification_rises_when_partners_show_who_they_are(one_penalty):
     episodes = data(tells_from=3)
     trained = fit_to_partners(encoder(1), episodes, seed=0, updates=60, learning_rate=1e-2)
-    found = identify({"trained": trained, "random": encoder(2)}, episodes, seed=0)
+    found = identify({"trained": [trained], "random": [encoder(2)]}, episodes, seed=0)
     accuracy = {moment: found["accuracy"]["trained"][moment] for moment in MOMENTS}
     assert found["test_episodes"] == 60 and found["chance"] == pytest.approx(1 / 3)
     for moment in (1, 2):
@@ -67,6 +67,45 @@ def test_identification_rises_when_partners_show_who_they_are(one_penalty):
     values = [found["accuracy"][name][10]["value"] for name in ("trained", "random")]
     assert difference["value"] == pytest.approx(values[0] - values[1])
     assert difference["low"] <= difference["value"] <= difference["high"]
+
+
+def test_random_encoders_are_averaged(one_penalty):
+    """Which one is drawn first is luck: the control is the mean of several, and the interval knows that they differ."""
+    episodes, several = data(n=120, tells_from=3), [encoder(seed) for seed in range(2, 6)]
+    one = [identify({"trained": [encoder(1)], "random": [control]}, episodes, seed=0) for control in several]
+    found = identify({"trained": [encoder(1)], "random": several}, episodes, seed=0)
+    assert found["encoders"] == {"trained": 1, "random": 4}
+    for moment in MOMENTS:
+        values = [each["accuracy"]["random"][moment]["value"] for each in one]
+        told = found["accuracy"]["random"][moment]
+        assert told["value"] == pytest.approx(np.mean(values)) and told["low"] <= told["value"] <= told["high"]
+        trained = found["accuracy"]["trained"][moment]["value"]
+        assert found["trained_minus_random"][moment]["value"] == pytest.approx(trained - np.mean(values))
+    assert "mean of 4 encoders" in partner_table({"identification": {"agent": found}, "returns": {}})
+
+
+def test_interval_of_draws_holds_how_they_differ():
+    rng = np.random.default_rng(0)
+    alike = np.tile(rng.integers(0, 2, 400), (6, 1))
+    apart = (rng.random((6, 400)) < np.linspace(0.2, 0.8, 6)[:, None]).astype(int)
+    widths = []
+    for values in (alike, apart):
+        estimate = intervals.mean_of_draws(values, np.random.default_rng(1))
+        assert estimate.value == pytest.approx(values.mean()) and estimate.low < estimate.value < estimate.high
+        widths.append(estimate.high - estimate.low)
+    one = intervals.mean_of_draws(alike[:1], np.random.default_rng(1))
+    assert one == intervals.mean(alike[0], np.random.default_rng(1)) and widths[0] == pytest.approx(
+        one.high - one.low, rel=0.1
+    )
+    # six draws between 0.2 and 0.8: their mean has a standard error of 0.08
+    assert 0.25 < widths[1] < 0.45
+
+    inside = 0
+    for _ in range(60):
+        draws = rng.normal(scale=0.3, size=(8, 1)) + rng.normal(size=(1, 40)) + 0.1 * rng.normal(size=(8, 40))
+        estimate = intervals.mean_of_draws(draws, rng)
+        inside += estimate.low <= 0 <= estimate.high
+    assert 48 <= inside <= 60
 
 
 def test_embeddings_are_of_the_beginning_alone():
@@ -83,6 +122,19 @@ def test_embeddings_are_of_the_beginning_alone():
     n = int(episodes.lengths[short])
     a, b = embeddings(net, episodes, n)[short], embeddings(net, episodes, 50)[short]
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_embeddings_are_of_as_much_as_the_agent_keeps():
+    """Of the newest rows, counted from the first of them: what an agent of so short a memory acts on."""
+    episodes, net = data(), encoder()
+    net.length = 3
+    rows = net.rows(episodes.batch.obs, episodes.batch.actions)
+    found = embeddings(net, episodes, 6)
+    for index in (0, 1, 2):
+        seen = min(6, int(episodes.lengths[index]))
+        wanted = net.encode_prefixes(rows[index : index + 1, seen - 3 : seen], th.tensor([3]))
+        np.testing.assert_allclose(found[index], wanted[0], atol=1e-5)
+    np.testing.assert_allclose(embeddings(net, episodes, 2), embeddings(encoder(), episodes, 2), atol=1e-6)
 
 
 def test_supervised_training_does_not_see_test_episodes():
@@ -124,7 +176,7 @@ def test_returns_and_table(tmp_path, one_penalty):
         assert returns[name]["value"] == pytest.approx(episodes.returns[rows].mean())
         assert returns[name]["low"] <= returns[name]["value"] <= returns[name]["high"]
     assert returns["all"]["episodes"] == len(episodes)
-    found = identify({"trained": encoder(1), "random": encoder(2)}, episodes, seed=0)
+    found = identify({"trained": [encoder(1)], "random": [encoder(2)]}, episodes, seed=0)
     report = {"identification": {"agent": found}, "returns": returns}
     rows = partner_rows(report)
     assert len([row for row in rows if row["what"] == "accuracy"]) == 2 * len(MOMENTS)

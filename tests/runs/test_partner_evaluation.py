@@ -22,8 +22,10 @@ def test_each_partner_plays_its_own_episodes():
     model = agent("lbf/8x8-2p-2f-coop", pool="test", oracle=True, time_limit=12)
     names = model.env.get_attr("pool_names")[0]
     found = evaluate_per_partner(model, config("lbf/8x8-2p-2f-coop", pool="test", oracle=True, time_limit=12), 3)
-    assert tuple(found) == names
-    for name, result in found.items():
+    assert tuple(result.name for result in found) == names
+    met = model.env.get_attr("partner_ids")[0]
+    assert 0 < len(met) < len(names) and [result.trained_with for result in found] == [i in met for i in range(len(names))]
+    for name, _, result in found:
         env = make_env("lbf/8x8-2p-2f-coop", seed=EVALUATION_SEED, evaluation=True, partner=name, oracle=True, time_limit=12)
         returns = []
         for _ in range(3):
@@ -34,6 +36,8 @@ def test_each_partner_plays_its_own_episodes():
                 total, over = total + reward, terminated or truncated
             returns.append(total)
         assert result.returns == pytest.approx(returns) and result.partners == [names.index(name)] * 3
+        estimate = found[names.index(name)].mean
+        assert estimate.value == pytest.approx(np.mean(returns)) and estimate.low <= estimate.value <= estimate.high
     with pytest.raises(EnvironmentOptionError, match="gym/CartPole-v1 has no pool of partners"):
         evaluate_per_partner(model, config("gym/CartPole-v1"), 1)
 
