@@ -6,7 +6,8 @@ Only tasks and pools on which the oracle is better can show a gain by agent mode
 are not reported elsewhere. Both arms are evaluated on the same episodes (evaluation stream, actions sampled, as a policy
 without memory may run in circles when it never varies), so differences are taken episode by episode::
 
-    python scripts/screen_pools.py lbf/8x8-2p-2f mpe/simple_tag --steps 500000 --seeds 101 102 --out runs/screen_pools.csv
+    python scripts/screen_pools.py lbf/8x8-2p-2f --steps 500000 --seeds 101 102 --out runs/screen_pools.csv
+    python scripts/screen_pools.py mpe/simple_tag --reward-scale 0.02 --seeds 101 102 103
     python scripts/screen_pools.py lbf/8x8-2p-2f-coop --set penalty=0.1 --seeds 101 102 103
 """
 
@@ -27,6 +28,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from crl.agents.fields import free_value
+from crl.agents.scaled_rewards import ScaledRewards
 from crl.envs import check_env_id, make_vec_env
 
 ARMS = {"none": False, "oracle": True}
@@ -64,10 +66,10 @@ def interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float
     return float(low), float(high)
 
 
-def run(env_id: str, arm: str, seed: int, steps: int, episodes: int, options: dict[str, Any]) -> tuple[Any, ...]:
+def run(env_id: str, arm: str, seed: int, steps: int, episodes: int, options: dict[str, Any], scale: float) -> tuple[Any, ...]:
     """Train and evaluate one agent: returns, partners, names of the pool, steps per second."""
     options = {**options, "oracle": ARMS[arm]}
-    env = make_vec_env(env_id, seed=seed, n_envs=N_ENVS, **options)
+    env = ScaledRewards(make_vec_env(env_id, seed=seed, n_envs=N_ENVS, **options), scale)
     model = PPO("MlpPolicy", env, seed=seed, device="cpu", **PPO_KWARGS)
     began = time.perf_counter()
     model.learn(steps)
@@ -92,11 +94,14 @@ def row(
     return dict(zip(FIELDS, cells, strict=True))
 
 
-def screen(env_id: str, seeds: list[int], steps: int, episodes: int, options: dict[str, Any]) -> list[dict[str, Any]]:
+def screen(
+    env_id: str, seeds: list[int], steps: int, episodes: int, options: dict[str, Any], scale: float
+) -> list[dict[str, Any]]:
     """All rows of one task."""
-    told, rows, gaps = " ".join(f"{name}={value}" for name, value in options.items()), [], []
+    shown = options if scale == 1.0 else {**options, "reward_scale": scale}
+    told, rows, gaps = " ".join(f"{name}={value}" for name, value in shown.items()), [], []
     for seed in seeds:
-        found = {arm: run(env_id, arm, seed, steps, episodes, options) for arm in ARMS}
+        found = {arm: run(env_id, arm, seed, steps, episodes, options, scale) for arm in ARMS}
         for arm, (returns, partners, names, rate) in found.items():
             rows.append(row(env_id, told, arm, seed, steps, "all", returns, rate))
             for partner in np.unique(partners):
@@ -117,6 +122,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[101])
     parser.add_argument("--episodes", type=int, default=640, help="of an evaluation")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--reward-scale", type=float, default=1.0, help="factor of the rewards that are learned from")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options of the environments")
     parser.add_argument("--out", type=Path, help="CSV that rows are appended to")
     args = parser.parse_args()
@@ -126,7 +132,7 @@ def main() -> None:
     for env_id in args.envs:
         check_env_id(env_id, options)
     for env_id in args.envs:
-        rows = screen(env_id, args.seeds, args.steps, args.episodes, options)
+        rows = screen(env_id, args.seeds, args.steps, args.episodes, options, args.reward_scale)
         if args.out is not None:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             new = not args.out.exists()

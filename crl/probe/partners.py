@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from crl.history import HistoryExtractor
 from crl.networks.history_encoder import HistoryEncoder
-from crl.probe import intervals
+from crl import intervals
 from crl.probe.labels import linear_hits
 from crl.probe.linear import split_episodes
 from crl.probe.partner_data import Ego, PartnerData, collect_with_partners, embeddings, fit_to_partners

@@ -9,7 +9,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from crl.envs import EnvironmentOptionError, make_env
-from crl.probe import intervals
+from crl import intervals
 from crl.runs.evaluation import Evaluation, evaluate
 
 
