@@ -13,9 +13,9 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from crl import intervals
 from crl.history import HistoryExtractor
 from crl.networks.history_encoder import HistoryEncoder
-from crl import intervals
 from crl.probe.labels import linear_hits
 from crl.probe.linear import split_episodes
 from crl.probe.partner_data import Ego, PartnerData, collect_with_partners, embeddings, fit_to_partners

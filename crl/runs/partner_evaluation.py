@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from crl.envs import EnvironmentOptionError, make_env
 from crl import intervals
+from crl.envs import EnvironmentOptionError, make_env
 from crl.runs.evaluation import Evaluation, evaluate
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
+from crl import intervals
 from crl.networks.history_encoder import HistoryEncoder
 from crl.networks.history_rows import HistoryRows
-from crl import intervals
 from crl.probe.episodes import ProbeError
 from crl.probe.labels import linear_f1, linear_hits
 from crl.probe.partner_data import PartnerData, embeddings, fit_to_partners
