@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are known to be right: a wrong na
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -270,7 +271,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     try:
         command: Any = tyro.cli(
-            _COMMANDS, prog="crl", args=argv, description="Representation learning for SB3 agents from pixels."
+            _COMMANDS,
+            prog="crl",
+            args=_spread(sys.argv[1:] if argv is None else argv),
+            description="Representation learning for SB3 agents from pixels.",
         )
         sys.exit(actions[type(command)](command))
     except ValueError as error:
@@ -282,6 +286,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\ncrl: stopped", file=sys.stderr)
         sys.exit(STOPPED)
+
+
+def _spread(argv: Sequence[str]) -> list[str]:
+    """Each field after one ``--set`` gets a ``--set`` of its own: ``--set a.b=1 c.d=2``, as other tools take it."""
+    found: list[str] = []
+    after = False
+    for word in argv:
+        first = bool(found) and found[-1] == "--set"
+        after = word == "--set" or first or (after and re.fullmatch(r"[a-z_][\w.]*=.*", word, re.DOTALL) is not None)
+        if after and not first and word != "--set":
+            found.append("--set")
+        found.append(word)
+    return found
 
 
 def _is_ours(error: ValueError) -> bool:

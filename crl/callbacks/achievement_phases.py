@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -28,6 +29,10 @@ from crl.objectives.goal_trajectory import GoalTrajectory
 from crl.objectives.memory_extractor import IMAGE, MEMORY, memory_width
 
 
+class _Interrupted(Exception):
+    """Somebody does not want to wait for the end of a phase."""
+
+
 class AchievementPhases(SavedCallback):
     """
     Achievement distillation (Moon et al. 2023, arXiv:2307.03486) on SB3's PPO: after every ``every`` updates of the agent, a
@@ -36,8 +41,11 @@ class AchievementPhases(SavedCallback):
 
     Phases run at the start of a rollout (the last one at the end of training): nothing moves between the collection of a
     rollout and the update that learns from it, so PPO's first probability ratio is exactly 1. The agent's optimiser and
-    torch's global generators are not touched. Environments report sub-goals as ``crl.envs.subgoals`` says. The policy's memory
-    input is :class:`crl.objectives.goal_memory.GoalMemory` around the environment, which is given the encoder here.
+    torch's global generators are not touched. A phase can take minutes: set :attr:`interrupted` to be asked meanwhile
+    (``crl train`` does, to show progress, to pause and to stop).
+
+    Environments report sub-goals as ``crl.envs.subgoals`` says. The policy's memory input is
+    :class:`crl.objectives.goal_memory.GoalMemory` around the environment, which is given the encoder here.
 
     Logged under ``achievement/``, means over a phase: ``prediction_loss``, ``prediction_accuracy``, ``matching_loss``,
     ``matching_similarity``, ``pairs``, ``policy_divergence``, ``value_error``; and ``episodes``, ``goals`` (an episode),
@@ -104,6 +112,9 @@ class AchievementPhases(SavedCallback):
         self.max_grad_norm = max_grad_norm
         self.seed = seed
         self.window = RolloutWindow(every)
+        #: asked before each gradient step of a phase, if there is anybody to ask: True undoes the phase, which is due again at
+        #: the next start of a rollout, from the same numbers
+        self.interrupted: Callable[[], bool] | None = None
         #: gradient steps so far
         self.n_updates = 0
         #: spent in phases so far
@@ -206,7 +217,7 @@ class AchievementPhases(SavedCallback):
             return
         began = perf_counter()
         trajectories = self.window.trajectories()
-        self.window.clear()
+        before = None if self.interrupted is None else self._snapshot()
         with_goals = [trajectory for trajectory in trajectories if trajectory.n_goals]
         policy = self.model.policy
         policy.set_training_mode(True)  # running statistics of returns move, as in the agent's own updates
@@ -215,10 +226,31 @@ class AchievementPhases(SavedCallback):
                 self._remember_policy(with_goals)
                 for _ in range(self.epochs):
                     self._epoch(with_goals)
+        except _Interrupted:
+            assert before is not None
+            self._undo(before)
+            return
         finally:
             policy.set_training_mode(False)
             self._old = {}
+        self.window.clear()
         self._log(trajectories, perf_counter() - began)
+
+    def _snapshot(self) -> dict[str, Any]:
+        """All that a phase changes; rollouts are not among it."""
+        assert self._rng is not None
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        found = {"policy": self.model.policy.state_dict(), "objective": self.objective.state_dict(), "optimizers": optimizers}
+        return copy.deepcopy({**found, "rng": self._rng.bit_generator.state, "n_updates": self.n_updates})
+
+    def _undo(self, before: dict[str, Any]) -> None:
+        assert self._rng is not None
+        self.model.policy.load_state_dict(before["policy"])
+        self.objective.load_state_dict(before["objective"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(before["optimizers"][name])
+        self._rng.bit_generator.state = before["rng"]
+        self.n_updates, self._sums = before["n_updates"], {}
 
     def _epoch(self, trajectories: list[GoalTrajectory]) -> None:
         """First all steps that match, then all that predict."""
@@ -289,6 +321,8 @@ class AchievementPhases(SavedCallback):
 
     def _step(self, name: str, loss: th.Tensor, kept: Metrics, metrics: Metrics) -> None:
         """One gradient step of the optimiser of a contrast."""
+        if self.interrupted is not None and self.interrupted():
+            raise _Interrupted
         total = self.policy_weight * kept["policy_divergence"] + self.value_weight * kept["value_error"]
         if self.contrast:
             total = total + loss

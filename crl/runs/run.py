@@ -309,8 +309,10 @@ def _learn(
         model.set_logger(Logger(str(folder.path), writers))
         folder.update_summary(state="running", error=None, stopped_by=None)
         # the run's own callback comes last: objectives have caught up by then
+        phases = [callback for callback in callbacks if isinstance(callback, AchievementPhases)]
         model.learn(left, callback=[*callbacks, own], reset_num_timesteps=model.num_timesteps == 0, log_interval=4)
-        if left > 0:
+        # a run that was stopped in its last phase has no steps left and that phase still to do
+        if left > 0 or any(callback.n_updates > 0 for callback in phases):
             own.save()  # before the last evaluation, which a signal may end
         final = own.evaluate(final=True)
         score = human_normalised(config["env"]["id"], final)
@@ -325,7 +327,7 @@ def _learn(
             final_return=final,
             eval_episodes=final_episodes(config),
             **({} if score is None else {"human_normalised": score}),
-            **{key: value for c in callbacks if isinstance(c, AchievementPhases) for key, value in c.summary().items()},
+            **{key: value for callback in phases for key, value in callback.summary().items()},
             weights_sha256=weights_sha256(model),
         )
     except (Stopped, EvaluationStopped) as stop:

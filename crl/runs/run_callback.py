@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 from stable_baselines3.common.utils import safe_mean
 from torch.utils.tensorboard import SummaryWriter
 
+from crl.callbacks import AchievementPhases
 from crl.runs.checkpoint import Checkpoints
 from crl.runs.evaluation import EvaluationStopped, evaluate
 from crl.runs.folder import RunFolder, Table
@@ -147,7 +149,17 @@ class RunCallback(BaseCallback):
         if self._first_updates is not None:
             self._first_updates = self._first_updates[0], self._first_updates[1] + seconds
 
+    def _in_phase(self, phases: AchievementPhases) -> bool:
+        """Asked before each gradient step of a phase: whether to give it up."""
+        self._wait_while_paused()
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, shown=f"distillation, gradient step {phases.n_updates}")
+        return self.stop.signal is not None
+
     def _on_training_start(self) -> None:
+        for other in self.others:
+            if isinstance(other, AchievementPhases):
+                other.interrupted = partial(self._in_phase, other)
         self._began = time.monotonic()
         self._began_at = self.model.num_timesteps
         if self._progress is not None:

@@ -1,6 +1,7 @@
 """PPO with achievement distillation by name: what its controls change, and runs that stop, go on, are evaluated and filmed."""
 
 import csv
+import signal
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from crl.objectives.goal_memory import GoalMemory, SingleGoalMemory
 from crl.probe.episodes import collect
 from crl.runs.evaluation import evaluate
 from crl.runs.run import Stopped, UnusableConfigError, load_model, new_run, resume, train
+from crl.runs.run_callback import RunCallback
+from crl.runs.state import weights_sha256
+from crl.runs.stop import StopRequest
 
 SMALL = {
     "env.kwargs.length": 30,
@@ -127,6 +131,33 @@ def test_a_run_that_was_stopped_ends_as_one_that_never_was(whole, pause_at, tmp_
         train(folder, show_progress=False, pause_at=pause_at)
     assert resume(folder, show_progress=False)["weights_sha256"] == whole[1]["weights_sha256"]
     assert len(folder.eval_file.read_text().splitlines()) == len(whole[0].eval_file.read_text().splitlines())
+
+
+@pytest.mark.parametrize("phase, at", [(1, 3), (2, 1)])
+def test_a_signal_in_a_phase_stops_there_and_loses_nothing(whole, phase, at, tmp_path, monkeypatch):
+    """Within the first phase, and in the last one, which falls into the end of the training and has a single step."""
+    fields = {**SMALL, **EVERY}
+    folder = new_run("ppo-ad-small", "toy/chain", fields, 0, tmp_path / "run", 480 if phase == 1 else 384, "cpu", 96)
+    stop, plain, asked = StopRequest(), RunCallback._in_phase, []
+
+    def in_phase(self, phases):
+        if self.model.num_timesteps == 192 * phase:
+            asked.append(phases.n_updates)
+            if len(asked) == at:
+                stop.note(signal.SIGTERM)
+        return plain(self, phases)
+
+    monkeypatch.setattr(RunCallback, "_in_phase", in_phase)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        train(folder, show_progress=False, stop=stop)
+    assert len(asked) == at and folder.summary()["steps"] == 192 * phase
+    monkeypatch.undo()
+    found = resume(folder, show_progress=False)
+    other = whole[1]
+    if phase == 2:
+        other = train(new_run("ppo-ad-small", "toy/chain", fields, 0, tmp_path / "other", 384, "cpu", 96), show_progress=False)
+    assert found["weights_sha256"] == other["weights_sha256"] and found["phase_updates"] == other["phase_updates"]
+    assert weights_sha256(load_model(folder)) == found["weights_sha256"], "what the last phase did is saved"
 
 
 def test_its_agent_acts_elsewhere_with_its_memory(whole):

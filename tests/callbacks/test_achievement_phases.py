@@ -92,6 +92,47 @@ def test_the_last_phase_is_at_the_end_of_training():
     assert last["achievement/episodes"] > 5
 
 
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_phase_that_is_interrupted_is_undone_and_done_again(memory):
+    """In the middle of its second epoch, the second phase: what it changed is as it was, and in the end nothing is missing."""
+    final = []
+    for interrupt in (False, True):
+        model, callback = make(memory), phases(epochs=2)
+        learn(model, callback, rollouts=3)  # a phase, and a rollout that waits
+        asked, before = [], None
+        if interrupt:
+            callback.interrupted = lambda: asked.append(0) or len(asked) == 30  # noqa: B023
+        collect = type(model).collect_rollouts
+        phase = callback._phase_if_due
+
+        def look():
+            nonlocal before
+            if len(callback.window.rollouts) == 2 and before is None:  # noqa: B023
+                before = weights(model), callback.n_updates, copy.deepcopy(callback.state_dict())  # noqa: B023
+                phase()  # noqa: B023
+                if callback.window.full:  # undone  # noqa: B023
+                    after = weights(model), callback.n_updates, callback.state_dict()  # noqa: B023
+                    assert len(asked) == 30 and same(before[0], after[0]) and before[1] == after[1]  # noqa: B023
+                    assert equal(before[2], after[2])
+            phase()  # noqa: B023
+
+        callback._phase_if_due = look
+        assert collect is type(model).collect_rollouts
+        model.learn(2 * N_STEPS * ENVS, callback=callback, reset_num_timesteps=False)
+        assert before is not None and (len(asked) > 30) == interrupt
+        final.append((weights(model), callback.n_updates))
+    assert same(final[0][0], final[1][0]) and final[0][1] == final[1][1] > 0
+
+
+def equal(one, other):
+    """Nested states."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
+    return th.equal(one, other) if isinstance(one, th.Tensor) else bool(np.all(one == other))
+
+
 # ---- what a step computes
 
 

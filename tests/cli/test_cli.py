@@ -181,3 +181,14 @@ def test_list():
     assert result.returncode == 0
     for word in ("curl-sac-paper", "toy/reach", "cartpole-swingup", "curl"):
         assert word in result.stdout
+
+
+def test_several_fields_after_one_set(capsys):
+    from crl.cli import _spread, main
+
+    words = ["--set", "a.b=1", "c.d=2", "--set=e.f=3", "g.h=4", "--seed", "3", "x=1"]
+    assert _spread(words) == ["--set", "a.b=1", "--set", "c.d=2", "--set=e.f=3", "g.h=4", "--seed", "3", "x=1"]
+    assert _spread(["--out", "a=b", "--set", "a.yaml", "b.c=1"]) == ["--out", "a=b", "--set", "a.yaml", "--set", "b.c=1"]
+    with pytest.raises(SystemExit):
+        main(["train", "curl-sac", "toy/reach", "--set", "objective.weight=0.5", "objective.wieght=1"])
+    assert "no field 'objective.wieght'" in capsys.readouterr().err
