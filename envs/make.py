@@ -180,21 +180,23 @@ def make_env(
 
 def make_vec_env(
     env_id: Source,
-    seed: int = 0,
     n_envs: int = 1,
+    seed: int = 0,
+    *,
     subprocess: bool = False,
     evaluation: bool = False,
     native: bool | None = None,
     **options: Any,
 ) -> VecEnv:
     """
-    What SB3 algorithms train on: ``n_envs`` environments, each in SB3's ``Monitor``. (Of Atari in training, the Monitor counts
+    What SB3 algorithms train on: ``n_envs`` environments, each in SB3's ``Monitor``; called as SB3's own function of this name
+    is, but that options need no dictionary, and that the seed is 0 if none is given. (Of Atari in training, the Monitor counts
     whole games and their true rewards.)
 
     :param env_id: see :func:`make_env`
+    :param n_envs: parallel environments
     :param seed: of the run; episode j of environment i has the seed hash(seed, i, j). SB3 passes an agent's own ``seed=`` on
         to its environments, which then replaces this one.
-    :param n_envs: parallel environments
     :param subprocess: one process each (slow environments), else all in this one
     :param evaluation: see :func:`make_env`
     :param native: the emulator's own vector environment in C++ threads (:class:`crl.envs.atari_vector.AtariVecEnv`, Atari

@@ -64,9 +64,11 @@ class AuxiliaryLossCallback(SavedCallback):
     :param max_grad_norm: clips the objective's encoder gradient by norm. ``"auto"``: in ``"add_gradient"`` mode the model's
         own ``max_grad_norm`` where it has one; otherwise no clipping. None: no clipping.
     :param encoders: names of the encoders to train (``"critic"``, ``"actor"``, ``"pi"`` ...); None trains all online ones
+    :param image_key: of Dict observations with several images, the one whose encoder is trained; None: the only one, or the
+        one that the replay buffer keeps the frames of
     :param interval: one objective step per so many RL updates
     :param log_interval: RL updates between two lots of metrics
-    :param store_size: on-policy only: transitions to draw from; None keeps one rollout
+    :param store_size: on-policy only: transitions to draw from, each with both its observations; None keeps one rollout
     :param name: in the metrics; None takes the objective's. Callbacks on the same encoder need different ones.
     :param seed: of the own generators; None takes the model's seed, and if that is None too, a random one
     :param verbose: 1 prints which encoders are trained; otherwise that goes to the model's own text logs, if it has any
@@ -85,6 +87,7 @@ class AuxiliaryLossCallback(SavedCallback):
         optimizer_kwargs: dict[str, Any] | None = None,
         max_grad_norm: float | Literal["auto"] | None = "auto",
         encoders: list[str] | None = None,
+        image_key: str | None = None,
         interval: int = 1,
         log_interval: int = 100,
         store_size: int | None = None,
@@ -135,6 +138,7 @@ class AuxiliaryLossCallback(SavedCallback):
         self.optimizer_kwargs = optimizer_kwargs or {}
         self.max_grad_norm = max_grad_norm
         self.encoders = encoders
+        self.image_key = image_key
         self.interval = interval
         self.log_interval = log_interval
         self.store_size = store_size
@@ -170,9 +174,10 @@ class AuxiliaryLossCallback(SavedCallback):
                 "a line search; its optimiser fits the value function alone, without the encoder that the policy shares: use "
                 "mode='own_optimizer'"
             )
-        space, key = image_space(model)
-        found = find_encoders(model, self.encoders)
-        self._names_encoders = len(find_encoders(model)) > 1
+        chosen = self._resolve_image_key()
+        space, key = image_space(model, chosen)
+        found = find_encoders(model, self.encoders, chosen)
+        self._names_encoders = len(find_encoders(model, image_key=chosen)) > 1
         check_initialisation(model, found)
         self._n_batch = self._resolve_batch_size()
         self._augment = self._resolve_augment(space, found)
@@ -187,6 +192,16 @@ class AuxiliaryLossCallback(SavedCallback):
             extractor = type(item.found.encoder.extractor).__name__
             line = f"crl: {self.name} trains the {name} encoder ({extractor}), {self.mode}, weight {self.weight}"
             (print if self.verbose else self.logger.info)(line)
+
+    def _resolve_image_key(self) -> str | None:
+        """The key asked for, else that of a buffer which stores the frames of one image."""
+        buffer = getattr(self.model, "replay_buffer", None)
+        stored = buffer.image_key if isinstance(buffer, FrameReplayBuffer) else None
+        if None not in (stored, self.image_key) and stored != self.image_key:
+            raise ValueError(
+                f"image_key={self.image_key!r}: the replay buffer keeps the frames of {stored!r}, name one in both"
+            )
+        return self.image_key or stored
 
     def _resolve_batch_size(self) -> int:
         agents_own = int(getattr(self.model, "batch_size", 0) or 256)  # A2C has no batch size

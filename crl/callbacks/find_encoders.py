@@ -33,33 +33,40 @@ class FoundEncoder:
     optimizer: th.optim.Optimizer
 
 
-def image_space(model: BaseAlgorithm) -> tuple[spaces.Box, str | None]:
+def image_space(model: BaseAlgorithm, image_key: str | None = None) -> tuple[spaces.Box, str | None]:
     """
     :param model: any SB3 model
+    :param image_key: of Dict observations with several images, the one that is meant
     :return: its image space and, for Dict observations, the key of the image
-    :raises ValueError: when there is no image, more than one, or a space that SB3 would not treat as an image
+    :raises ValueError: when there is no image, none of this key, more than one to choose from, or a space that SB3 would not
+        treat as an image
     """
     space = model.observation_space
     scaled_already = not model.policy.normalize_images
     if not isinstance(space, spaces.Dict):
+        if image_key is not None:
+            raise ValueError(f"image_key={image_key!r}: the observations are no dictionary, {space}")
         return check_image_space(space, scaled_already, who=f"{type(model).__name__}'s observation"), None
     keys = [key for key, sub in space.spaces.items() if is_image_space(sub, normalized_image=scaled_already)]
-    if len(keys) != 1:
-        raise ValueError(
-            f"a Dict observation needs exactly one image key, this one has {keys or 'none'} of {list(space.spaces)}"
-        )
-    return check_image_space(space[keys[0]], scaled_already, who=f"the observation {keys[0]!r}"), keys[0]
+    if not keys or (image_key is not None and image_key not in keys):
+        wanted = "no image" if image_key is None else f"no image {image_key!r}"
+        raise ValueError(f"{wanted} in a Dict observation of {list(space.spaces)}: images are {keys or 'none'}")
+    if image_key is None and len(keys) > 1:
+        raise ValueError(f"a Dict observation with several images, {keys}: choose one by image_key=")
+    key = image_key or keys[0]
+    return check_image_space(space[key], scaled_already, who=f"the observation {key!r}"), key
 
 
-def find_encoders(model: BaseAlgorithm, only: list[str] | None = None) -> list[FoundEncoder]:
+def find_encoders(model: BaseAlgorithm, only: list[str] | None = None, image_key: str | None = None) -> list[FoundEncoder]:
     """
     All online encoders of a model, each once.
 
     :param model: any SB3 or sb3-contrib model with a pixel encoder
     :param only: names to choose; None takes all
+    :param image_key: see :func:`image_space`
     :raises ValueError: when the model has no trainable image encoder, or no encoder of a chosen name
     """
-    space, key = image_space(model)
+    space, key = image_space(model, image_key)
     policy = model.policy
     modules = dict(policy.named_modules())
     optimizers = _optimizers(policy)

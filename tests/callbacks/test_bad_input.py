@@ -16,6 +16,7 @@ from crl.objectives import CURL
 from crl.objectives.achievement import AchievementDistillation
 from crl.objectives.liam import LIAM
 from crl.policies import PixelSACPolicy
+from crl.replay import FrameReplayBuffer
 
 from ..fakes import FakeImages
 from .models import BOX, DISCRETE, SMALL, make_model
@@ -233,7 +234,14 @@ def test_two_images_in_a_dict():
             return dict(a=super()._observe(), b=super()._observe())
 
     model = SAC("MultiInputPolicy", DummyVecEnv([Two]), buffer_size=50)
-    refuses(model, "exactly one image key")
+    refuses(model, r"several images, \['a', 'b'\]: choose one by image_key=")
+    for key, words in (("c", r"no image 'c' .*\['a', 'b'\]"), ("a", "keeps the frames of 'b'")):
+        kwargs = dict(replay_buffer_class=FrameReplayBuffer, replay_buffer_kwargs=dict(n_stack=2, image_key="b"))
+        other = SAC("MultiInputPolicy", DummyVecEnv([Two]), buffer_size=50, **(kwargs if key == "a" else {}))
+        with pytest.raises(ValueError, match=words):
+            other.learn(1, callback=AuxiliaryLossCallback(CURL(augment=SHIFT), image_key=key))
+    with pytest.raises(ValueError, match="image_key='a'.*no dictionary"):
+        make_model("ppo").learn(16, callback=AuxiliaryLossCallback(CURL(augment=SHIFT), image_key="a"))
 
 
 def test_target_keys_on_policy():

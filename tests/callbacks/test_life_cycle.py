@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import configure
@@ -285,6 +286,42 @@ def test_dict_observations(cls, frames, tmp_path):
     assert item.n_updates > 3 and item.found.encoder.features_dim == 16
     model.save(tmp_path / "m")
     assert cls.load(tmp_path / "m").predict(env.observation_space.sample())[0] is not None
+
+
+class TwoCameras(FakeImages):
+    def __init__(self, actions):
+        super().__init__(actions, shape=(6, 40, 40))
+        self.observation_space = spaces.Dict(front=self.observation_space, wrist=self.observation_space)
+
+    def _observe(self):
+        return dict(front=super()._observe(), wrist=super()._observe())
+
+
+@pytest.mark.parametrize("cls", [SAC, PPO])
+@pytest.mark.parametrize("told", ["by the callback", "by the buffer"])
+def test_one_of_two_cameras(cls, told):
+    """The encoder of the one that is named is trained, and no other."""
+    kwargs = dict(n_steps=16, batch_size=8, n_epochs=1, learning_rate=0.0)
+    key: str | None = "wrist"
+    if cls is SAC:
+        kwargs = dict(buffer_size=100, learning_starts=10, batch_size=8, train_freq=1, learning_rate=0.0)
+    if told == "by the buffer":
+        if cls is PPO:
+            pytest.skip("there is none")
+        key = None
+        kwargs |= dict(replay_buffer_class=FrameReplayBuffer, replay_buffer_kwargs=dict(n_stack=2, image_key="wrist"))
+    model = cls(
+        "MultiInputPolicy",
+        TwoCameras(BOX if cls is SAC else DISCRETE),
+        policy_kwargs=dict(features_extractor_kwargs=dict(cnn_output_dim=16)),
+        **kwargs,
+    )
+    callback = AuxiliaryLossCallback(CURL(augment=RandomShift(2)), "own_optimizer", image_key=key)
+    before = {name: value.clone() for name, value in model.policy.named_parameters()}
+    model.learn(48, callback=callback)
+    moved = {name for name, value in model.policy.named_parameters() if not th.equal(value, before[name])}
+    moved = {name for name in moved if not name.startswith("critic_target")}  # an average rounds
+    assert moved and all("extractors.wrist" in name for name in moved), moved
 
 
 @pytest.mark.parametrize("name", ["sac", "dqn"])
