@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RandomShift,
     )
     from crl.callbacks import AchievementPhases, AgentModelCallback, AuxiliaryLossCallback
+    from crl.callbacks.acting_env import acting_env
     from crl.encoders import ImpalaEncoder, NatureEncoder, PixelEncoder, RainbowEncoder, load_encoder, save_encoder
     from crl.history import HistoryExtractor, HistorySpec, HistoryVecEnv
     from crl.objectives import ATC, CPC, CURL, SPR, STDIM, TACO, CURLRainbow, SelfPrediction
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from crl.objectives.memory_extractor import MemoryExtractor
     from crl.policies import PixelSACPolicy, PixelTD3Policy
     from crl.replay import FrameReplayBuffer
+    from crl.runs.subgoal_score import SubgoalScore
     from crl.tqc_policy import PixelTQCPolicy
 
 _WHERE = {
@@ -78,7 +80,9 @@ _WHERE = {
     "RandomRotation": "crl.augment",
     "RandomShift": "crl.augment",
     "SelfPrediction": "crl.objectives",
+    "SubgoalScore": "crl.runs.subgoal_score",
     "accelerate": "crl.acceleration",
+    "acting_env": "crl.callbacks.acting_env",
     "load_encoder": "crl.encoders",
     "save_encoder": "crl.encoders",
 }
@@ -122,8 +126,10 @@ __all__ = [
     "RandomRotation",
     "RandomShift",
     "SelfPrediction",
+    "SubgoalScore",
     "__version__",
     "accelerate",
+    "acting_env",
     "load_encoder",
     "save_encoder",
 ]

@@ -46,6 +46,8 @@ def test_any_objective_on_any_algorithm(tmp_path):
 
 def test_sub_goals(tmp_path):
     (block,) = [block for block in BLOCKS if "toy/chain" in block]
-    call = r"model\.learn\(40_000, callback=(AchievementPhases\(AchievementDistillation\(\))\)\)"
-    short = changed(block, call, r"phases = \1, every=2, epochs=1)\nmodel.learn(1_024, callback=phases)", 1)
-    run(short + "\nassert phases.n_updates > 0", tmp_path)
+    short = changed(block, r"AchievementPhases\(AchievementDistillation\(\)", r"\g<0>, every=2, epochs=1", 1)
+    short = changed(short, r"learn\(40_000,", "learn(1_024,", 1)
+    acts = "\nassert phases.n_updates > 0 and score.episodes > 0 and model.predict(env.reset()[0])[0] is not None"
+    run(short + acts, tmp_path)
+    assert len((tmp_path / "chain.csv").read_text().splitlines()) > 1
