@@ -415,10 +415,8 @@ def _supervise(action: Any, folder: Any, stop_request: StopRequest) -> int:
         print(f"\nstopped by {stop} and saved. Go on with: crl resume {folder.path}", file=sys.stderr)
         return STOPPED
     except RunError as error:
-        print(
-            f"crl: the run failed: {error}\nDetails: {folder.path}/error.txt. Go on with: crl resume {folder.path}",
-            file=sys.stderr,
-        )
+        on = f" Go on with: crl resume {folder.path}" if error.can_go_on else ""
+        print(f"crl: the run failed: {error}\nDetails: {folder.path}/error.txt.{on}", file=sys.stderr)
         return 1
     print(
         f"{folder.path}: final return {return_text(summary['final_return'])} over {summary['eval_episodes']} episodes after "

@@ -246,8 +246,22 @@ class AuxiliaryLossCallback(SavedCallback):
             views = images if augment is None else augment(images, th.Generator(device))
             for item in found:
                 with evaluation_mode(item.encoder.extractor):
-                    item.encoder(views)
+                    self._try_out(item, views, augment, images.shape)
         return augment
+
+    def _try_out(self, item: FoundEncoder, views: th.Tensor, augment: Augmentation | None, shape: th.Size) -> None:
+        """:raises ValueError: for an encoder that takes images of another size than augmentation makes"""
+        try:
+            item.encoder(views)
+        except RuntimeError as error:
+            if views.shape == shape:
+                raise
+            made, extractor = "x".join(map(str, views.shape[2:])), type(item.encoder.extractor).__name__
+            raise ValueError(
+                f"{augment!r} makes {made} of images of {'x'.join(map(str, shape[2:]))}, which the {item.name} encoder "
+                f"({extractor}) does not take: use an augmentation that keeps the size (RandomShift), or an encoder that "
+                "crops for the agent, too: PixelEncoder(crop=...)"
+            ) from error
 
     def _make_generators(self) -> None:
         if self._rng is not None:

@@ -47,7 +47,16 @@ class UnusableConfigError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that failed, in words; the run's folder holds a usable last checkpoint where one was written."""
+    """
+    A run that failed, in words; the run's folder holds a usable last checkpoint where one was written.
+
+    :param message: what went wrong
+    :param can_go_on: resuming is worth a try
+    """
+
+    def __init__(self, message: str, can_go_on: bool = True) -> None:
+        super().__init__(message)
+        self.can_go_on = can_go_on
 
 
 def new_run(
@@ -192,7 +201,7 @@ def _go_on(
     except NoCheckpointError as error:
         env.close()
         _note_failure(folder, str(error), folder.summary().get("steps", 0))
-        raise RunError(f"{error}. Nothing is left to go on from: begin anew in another folder") from error
+        raise RunError(f"{error}. Nothing is left to go on from: begin anew in another folder", can_go_on=False) from error
     _let_memory_see(model)
     for line in problems:
         _say(line)

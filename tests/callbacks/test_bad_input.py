@@ -117,6 +117,12 @@ def test_crop_that_disagrees_with_the_encoder():
     model.learn(24, callback=AuxiliaryLossCallback(CURL()))
 
 
+def test_crop_before_an_encoder_of_one_size():
+    model = PPO("CnnPolicy", FakeImages(DISCRETE, shape=(6, 44, 44)), n_steps=16, batch_size=8)
+    words = r"RandomCrop\(size=36.*36x36 of images of 44x44.*shared encoder \(NatureCNN\).*RandomShift"
+    refuses(model, words, objective=CURL(augment=RandomCrop(36)))
+
+
 def test_crop_larger_than_the_frame():
     refuses(make_model("sac"), "larger than", objective=CURL(augment=RandomCrop(24)))
 

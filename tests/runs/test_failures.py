@@ -9,6 +9,7 @@ import pytest
 import torch as th
 
 from crl.agents import PixelSAC
+from crl.cli import main
 from crl.runs import run as run_module
 from crl.runs.folder import RunFolder
 from crl.runs.run import RunError, UnusableConfigError, new_run, resume, train
@@ -145,7 +146,7 @@ def test_a_gpu_that_is_not_there():
     assert not Path("never").exists()
 
 
-def test_every_checkpoint_damaged(tmp_path):
+def test_every_checkpoint_damaged(tmp_path, capsys):
     folder = make(tmp_path, steps=25)
     train(folder, show_progress=False)
     folder.update_summary(state="running")
@@ -154,6 +155,11 @@ def test_every_checkpoint_damaged(tmp_path):
     with pytest.raises(RunError, match="no sound checkpoint.*begin anew"):
         resume(folder, show_progress=False)
     assert summary(folder)["state"] == "failed"
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(["resume", str(folder.path)])
+    told = capsys.readouterr().err
+    assert left.value.code == 1 and "begin anew in another folder" in told and "crl resume" not in told
 
 
 def test_environment_without_a_state(tmp_path, monkeypatch, capsys):
