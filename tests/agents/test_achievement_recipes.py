@@ -3,13 +3,17 @@
 import csv
 import signal
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from crl.agents import build, resolve
 from crl.agents.fields import FieldValueError
 from crl.agents.recipes import flatten
+from crl.callbacks import AchievementPhases
 from crl.callbacks.acting_env import acting_env
 from crl.callbacks.find_encoders import find_encoders
 from crl.envs import make_env, make_vec_env
@@ -21,6 +25,15 @@ from crl.runs.run import Stopped, UnusableConfigError, load_model, new_run, resu
 from crl.runs.run_callback import RunCallback
 from crl.runs.state import weights_sha256
 from crl.runs.stop import StopRequest
+
+from ..fakes import FakeImages
+
+
+class Reporting(gym.Wrapper):
+    """Names sub-goals."""
+
+    subgoal_names = tuple(f"goal{k}" for k in range(22))
+
 
 SMALL = {
     "env.kwargs.length": 30,
@@ -66,6 +79,20 @@ def test_published_values():
     want |= dict(regularisation=0.05, threshold=0.5, targets=16, batch_size=512, learning_rate=3e-4)
     want |= dict(policy_weight=1.0, value_weight=1.0)
     assert {key.partition(".")[2]: value for key, value in config.items() if key.startswith("distillation.")} == want
+
+
+@pytest.mark.parametrize("name, total", [("ppo-crafter", 3_948_309), ("ppo-ad", 9_234_231)])
+def test_as_many_parameters_as_published(name, total):
+    """Policy, value function with its running statistics, and the heads of the contrasts; on Crafter's images and actions."""
+    env = DummyVecEnv([lambda: Reporting(FakeImages(spaces.Discrete(17), shape=(3, 64, 64)))])
+    config = resolve(name, "crafter/reward", {"train.n_envs": 1})
+    model, callbacks = build(config, env, seed=0, device="cpu")
+    parts = [model.policy]
+    for callback in callbacks:
+        if isinstance(callback, AchievementPhases):
+            callback.init_callback(model)
+            parts.append(callback.objective)
+    assert sum(p.numel() for part in parts for p in [*part.parameters(), *part.buffers()]) == total
 
 
 def test_phases_without_a_contrast_are_refused():
