@@ -158,6 +158,7 @@ class Crafter(gym.Env[np.ndarray, Any]):
         for view in (self._game._local_view, self._game._sem_view):
             view._world = self._game._world
         self._unlocked, self._picture = saved["unlocked"], saved["picture"]
+        self._np_random = self.np_random  # there is one from now on: the next reset() goes on counting, and draws no seed
 
     def _observe(self) -> np.ndarray:
         return np.ascontiguousarray(self._picture.transpose(2, 0, 1))

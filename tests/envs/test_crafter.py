@@ -150,6 +150,16 @@ def test_goes_on_exactly_where_it_was(env):
     assert unlocked.shape == (22,)
 
 
+def test_a_bare_game_goes_on_to_the_same_next_one():
+    """Without seeds for each episode from outside: games are counted from the seed of the first."""
+    env, other = ours.Crafter(), ours.Crafter()
+    env.reset(seed=5)
+    env.reset()
+    other.set_state(env.get_state())
+    for _ in range(2):
+        assert (env.reset()[0] == other.reset()[0]).all()
+
+
 def test_vectorised():
     vec = make_vec_env("crafter/reward", seed=0, n_envs=2)
     assert subgoal_names_of(vec) == ours.ACHIEVEMENTS
