@@ -174,7 +174,9 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         self.columns = tuple(f"{thing}_{what}" for thing in things for what in ("row", "column", "level"))
         side = self._env.rows
         self._window = min(self._env.sight, side)
-        self._shown = 2 * self._window + 1 if self._window < side else side
+        #: of the field around the ego: less than all of it is seen from some cells
+        self._short_sighted = self._window < side - 1
+        self._shown = 2 * self._window + 1 if self._short_sighted else side
         self._pixel = (np.arange(size) * self._shown) // size
         self._highest_food, self._highest_level = float(space.high[2]), float(max(self._env.max_player_level))
 
@@ -188,7 +190,7 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
     def _observe(self, player: int) -> np.ndarray:
         if not self._relative:
             return np.array(self._seen[player])
-        things = self._seen[player].reshape(-1, 3).copy() if self._shown == self._env.rows else self._in_sight(player)
+        things = self._seen[player].reshape(-1, 3).copy() if not self._short_sighted else self._in_sight(player)
         ego = self._env.max_num_food
         missing = things[:, 2] == 0.0
         row, column, _ = things[ego].tolist()
@@ -240,10 +242,8 @@ class LevelBasedForaging(AgentPoolEnv[Foraging]):
         inside[..., 2] = np.round(255.0 / self._highest_food * env.field)
         for index, player in enumerate(env.players):
             inside[player.position][min(index, 1)] = round(255.0 / self._highest_level * int(player.level))
-        if self._shown == env.rows:
-            shown = inside
-        else:
-            shown = cells[ego[0] : ego[0] + self._shown, ego[1] : ego[1] + self._shown]
+        seen = cells[ego[0] : ego[0] + self._shown, ego[1] : ego[1] + self._shown]
+        shown = seen if self._short_sighted else inside
         return np.ascontiguousarray(shown[self._pixel][:, self._pixel])
 
 

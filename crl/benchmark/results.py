@@ -24,7 +24,10 @@ _PROBED = ("representations", "identification")
 #: folders deeper than these are not looked into
 _DEPTH = 6
 #: fields that say how long and on what, not which agent: they are taken as they are when a recipe is looked up again
-_PROTOCOL = ("train.env_steps", "train.eval_every", "train.eval_episodes", "train.threads", *ADDED_FIELDS)
+_PROTOCOL = (
+    *("train.env_steps", "train.eval_every", "train.eval_episodes", "train.threads"),
+    *(path for path in ADDED_FIELDS if path.startswith("train.")),
+)
 
 
 class ResultsError(ValueError):

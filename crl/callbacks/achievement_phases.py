@@ -128,6 +128,8 @@ class AchievementPhases(SavedCallback):
         self._unlocked: list[np.ndarray] = []
         self._old: dict[int, th.Tensor] = {}
         self._sums: dict[str, list[th.Tensor]] = {}
+        # of the phase: whoever is asked whether to go on may pause it
+        self._waited = 0.0
 
     @property
     def is_attached(self) -> bool:
@@ -215,7 +217,7 @@ class AchievementPhases(SavedCallback):
     def _phase_if_due(self) -> None:
         if not self.window.full or not self.optimizers:
             return
-        began = perf_counter()
+        began, self._waited = perf_counter(), 0.0
         trajectories = self.window.trajectories()
         before = None if self.interrupted is None else self._snapshot()
         with_goals = [trajectory for trajectory in trajectories if trajectory.n_goals]
@@ -234,7 +236,7 @@ class AchievementPhases(SavedCallback):
             policy.set_training_mode(False)
             self._old = {}
         self.window.clear()
-        self._log(trajectories, perf_counter() - began)
+        self._log(trajectories, perf_counter() - began - self._waited)
 
     def _snapshot(self) -> dict[str, Any]:
         """All that a phase changes; rollouts are not among it."""
@@ -321,8 +323,11 @@ class AchievementPhases(SavedCallback):
 
     def _step(self, name: str, loss: th.Tensor, kept: Metrics, metrics: Metrics) -> None:
         """One gradient step of the optimiser of a contrast."""
-        if self.interrupted is not None and self.interrupted():
-            raise _Interrupted
+        if self.interrupted is not None:
+            began = perf_counter()
+            if self.interrupted():
+                raise _Interrupted
+            self._waited += perf_counter() - began
         total = self.policy_weight * kept["policy_divergence"] + self.value_weight * kept["value_error"]
         if self.contrast:
             total = total + loss

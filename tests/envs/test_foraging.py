@@ -188,6 +188,15 @@ def test_pictures_in_any_size():
         assert info["state"].shape == env.unwrapped.observation_space.shape
 
 
+def test_a_small_field_is_not_seen_as_a_whole():
+    """Five cells are what short sight shows, and not the field from its corner."""
+    env = make_env("lbf/2s-5x5-2p-1f", pixels=True, size=5).unwrapped
+    env.reset(seed=0)
+    env._env.players[0].position = (0, 0)
+    assert (env.render()[:2] == 64).all() and (env.render()[:, :2] == 64).all(), "beyond the border"
+    assert env.render()[2, 2, 0] > 0, "the ego in the middle"
+
+
 def test_pictures_show_what_is_in_sight():
     env = make_env("lbf/2s-8x8-2p-1f", pixels=True, size=5).unwrapped
     env.reset(seed=0)
@@ -408,9 +417,10 @@ def test_wrappers_cost_less_than_the_game():
     assert ours < 4 * theirs
 
 
-def test_limited_sight_by_true_places():
+@pytest.mark.parametrize("side, players, n_foods", [(8, 3, 3), (5, 2, 1)])
+def test_limited_sight_by_true_places(side, players, n_foods):
     """``relative``: who is within two cells, each in a place of its own, whatever the border; lbforaging's differs in both."""
-    env = make_env("lbf/2s-8x8-3p-3f", pool="all", relative=True)
+    env = make_env(f"lbf/2s-{side}x{side}-{players}p-{n_foods}f", pool="all", relative=True)
     inner = env.unwrapped
     rng = np.random.default_rng(0)
     seen, hidden = 0, 0
@@ -420,15 +430,17 @@ def test_limited_sight_by_true_places():
             assert obs in env.observation_space
             for player, view in enumerate([obs, *info["partner_observations"]]):
                 things, here = view.reshape(-1, 3), np.array(inner._env.players[player].position)
-                order = [player, *(other for other in range(3) if other != player)]
+                order = [player, *(other for other in range(players) if other != player)]
                 for place, index in enumerate(order):
                     other = inner._env.players[index]
                     away = np.array(other.position) - here
-                    wanted = [*((here if index == player else away) / 8), other.level / 2]
+                    wanted = [*((here if index == player else away) / side), other.level / 2]
                     near = np.abs(away).max() <= 2
-                    assert things[3 + place] == pytest.approx(wanted if near else [0, 0, 0], abs=1e-6)
+                    assert things[n_foods + place] == pytest.approx(wanted if near else [0, 0, 0], abs=1e-6)
                     seen, hidden = seen + (near and index != player), hidden + (not near)
-                foods = {tuple(np.round(8 * thing[:2] + here).astype(int)): thing[2] for thing in things[:3] if thing[2]}
+                foods = {
+                    tuple(np.round(side * thing[:2] + here).astype(int)): thing[2] for thing in things[:n_foods] if thing[2]
+                }
                 highest = inner._highest_food
                 wanted_foods = {
                     (r, c): inner._env.field[r, c] / highest
