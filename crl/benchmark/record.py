@@ -98,14 +98,21 @@ def record(path: Path, table: Path = MEASURED) -> dict[str, Any]:
     writer.writerows(rows)
     write_atomically(table, text.getvalue().encode())
     write_atomically(curve_file(table, row), RunFolder(path).eval_file.read_bytes())
-    probe, rates = newest_probe(path), _rates(path)
+    probe, rates = _probe(path), _rates(path)
     if probe is not None:
-        # where it lay is nobody's concern elsewhere
-        kept = {key: value for key, value in probe.items() if key not in ("run", "folder")}
-        write_atomically(probe_file(table, row), (json.dumps(kept, indent=1) + "\n").encode())
+        write_atomically(probe_file(table, row), probe)
     if rates is not None:
         write_atomically(subgoals_file(table, row), as_json(rates))
     return row
+
+
+def _probe(path: Path) -> bytes | None:
+    """Of the newest one, what is kept: where it lay is nobody's concern elsewhere."""
+    probe = newest_probe(path)
+    if probe is None:
+        return None
+    kept = {key: value for key, value in probe.items() if key not in ("run", "folder")}
+    return (json.dumps(kept, indent=1) + "\n").encode()
 
 
 def _rates(path: Path) -> SubgoalRates | None:
@@ -130,7 +137,8 @@ class Recorded(NamedTuple):
 
 def record_all(folder: Path, table: Path = MEASURED) -> list[Recorded]:
     """
-    Record every finished run in a folder, such as that of a benchmark. What is recorded already is left as it is.
+    Record every finished run in a folder, such as that of a benchmark. What is recorded already is left as it is, but for a
+    run that was probed anew.
 
     :param folder: of a run, or with runs below it
     :param table: CSV file
@@ -150,7 +158,8 @@ def record_all(folder: Path, table: Path = MEASURED) -> list[Recorded]:
         told = f"{row['agent']} on {row['env']}, seed {row['seed']}: {row['final_return']} after {row['env_steps']} steps"
         as_written = {key: "" if value is None else str(value) for key, value in row.items()}
         there = any(as_written.items() <= old.items() for old in Table(table).rows())
-        whole = curve_file(table, row).exists() and (newest_probe(path) is None or probe_file(table, row).exists())
+        probe, kept = _probe(path), probe_file(table, row)
+        whole = curve_file(table, row).exists() and (probe is None or (kept.exists() and kept.read_bytes() == probe))
         whole = whole and (_rates(path) is None or subgoals_file(table, row).exists())
         if there and whole:
             told += ", recorded already"

@@ -302,6 +302,14 @@ def test_a_grid_is_recorded_at_once(tmp_path):
     assert before == {file: file.stat().st_mtime_ns for file in table.parent.rglob("*.csv")}
     next((table.parent / "curves").glob("curl-sac-dmc-cartpole-swingup-seed2-*.csv")).unlink()
     assert "already" not in record_all(out, table)[1].words and table.read_text() == rows
+    for r2 in (0.5, 0.7):  # a probe that comes later, and another one after it
+        file = found[0].path / "probe" / "step12500" / "probe.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"run": str(out), "r2": r2}))
+        assert ["already" in entry.words for entry in record_all(out, table)[:2]] == [False, True]
+        assert table.read_text() == rows
+        (kept,) = (table.parent / "probes").iterdir()
+        assert json.loads(kept.read_text()) == {"r2": r2}, "without where it lay"
     with pytest.raises(RecordError, match="no runs in"):
         record_all(tmp_path / "nowhere", table)
 
