@@ -305,11 +305,11 @@ def test_a_grid_is_recorded_at_once(tmp_path):
     for r2 in (0.5, 0.7):  # a probe that comes later, and another one after it
         file = found[0].path / "probe" / "step12500" / "probe.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"run": str(out), "r2": r2}))
+        file.write_text(json.dumps({"run": str(out), "representations": {"r2": r2}}))
         assert ["already" in entry.words for entry in record_all(out, table)[:2]] == [False, True]
         assert table.read_text() == rows
         (kept,) = (table.parent / "probes").iterdir()
-        assert json.loads(kept.read_text()) == {"r2": r2}, "without where it lay"
+        assert json.loads(kept.read_text()) == {"representations": {"r2": r2}}, "without where it lay"
     with pytest.raises(RecordError, match="no runs in"):
         record_all(tmp_path / "nowhere", table)
 
