@@ -173,6 +173,15 @@ PIXELS: dict[str, Any] = {
 }
 
 
+#: With limited sight others come and go: relations know of those who are not there, changes of columns do not.
+SIGHT: dict[str, Any] = {
+    "history.columns": [],
+    "history.differences": 0.0,
+    "history.ego": "ego_position",
+    "history.others": ["partner*_from_ego"],
+}
+
+
 def env_defaults(env_id: str) -> dict[str, Any]:
     """
     :param env_id: as ``crl.envs.make_env`` takes it
@@ -190,7 +199,9 @@ def option_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     :param options: of the environment
     :return: fields by dotted path
     """
-    return dict(PIXELS) if options.get("pixels") is True else {}
+    if options.get("pixels") is True:
+        return dict(PIXELS)
+    return dict(SIGHT) if options.get("sight") is not None else {}
 
 
 def no_pool(env_id: str) -> str:

@@ -22,7 +22,7 @@ from gymnasium import spaces
 from gymnasium.utils import seeding
 
 from crl.envs.agent_pool import AgentPoolEnv, Pool, check_pool_options, check_stack, observed
-from crl.envs.errors import check_positive
+from crl.envs.errors import EnvironmentOptionError, check_positive
 from crl.envs.particle_teams import MATES, PREDATORS, Particles
 
 #: steps of an episode (CLAM's and LIAM's; mpe2's own is 25)
@@ -103,6 +103,7 @@ def with_partners(
     pixels: bool = False,
     size: int = 64,
     n_stack: int = 1,
+    sight: float | None = None,
 ) -> Callable[[], gym.Env[Any, Any]]:
     """
     :param env_id: ``mpe/simple_tag`` or ``mpe/simple_spread``
@@ -112,6 +113,7 @@ def with_partners(
     :param pixels: observe pictures
     :param size: side of the pictures, in pixels
     :param n_stack: pictures in an observation
+    :param sight: see :class:`ParticleWorld`; of vectors alone
     :return: makes the environment; mpe2 is loaded no sooner
     :raises ValueError: when there is no such id
     :raises EnvironmentOptionError: for a value out of range
@@ -120,8 +122,14 @@ def with_partners(
     check_pool_options(task.scripts, pool, partner, oracle=oracle, pixels=pixels)
     check_positive(size=size, n_stack=n_stack)
     check_stack(n_stack, pixels)
+    if sight is not None and (isinstance(sight, bool) or not isinstance(sight, int | float) or not sight > 0):
+        raise EnvironmentOptionError(
+            f"sight={sight!r}: a distance above 0 in the world's unit (LIAM's is 0.5), or None: all is seen"
+        )
+    if sight is not None and pixels:
+        raise EnvironmentOptionError(f"sight={sight} and pixels=True: pictures show the whole world; leave one of them out")
     # from the id, not the task: scripts are functions, which do not go to other processes
-    return partial(observed, partial(ParticleWorld, env_id, pool, partner, size), oracle, pixels, n_stack)
+    return partial(observed, partial(ParticleWorld, env_id, pool, partner, size, None, sight), oracle, pixels, n_stack)
 
 
 class ParticleWorld(AgentPoolEnv[Particles]):
@@ -136,6 +144,8 @@ class ParticleWorld(AgentPoolEnv[Particles]):
     :param partner: see :class:`AgentPoolEnv`
     :param size: side of the pictures, in pixels
     :param scripts: of the partners; None takes the task's own
+    :param sight: partners that are farther from the ego are told as (0, 0), where nobody can be; so it is in LIAM's predator and
+        prey, with 0.5 (Papoudakis et al. 2021). None: all are seen. The partners themselves see everything.
     :raises ImportError: without mpe2; names the extra
     """
 
@@ -148,11 +158,13 @@ class ParticleWorld(AgentPoolEnv[Particles]):
         partner: int | str | None = None,
         size: int = 64,
         scripts: Pool[Particles] | None = None,
+        sight: float | None = None,
     ) -> None:
         self.task = split_id(env_id)
         super().__init__(self.task.scripts if scripts is None else scripts, pool, partner)
         self.render_mode = "rgb_array"
         self.size = size
+        self.sight = sight
         made = _package(self.task.module).raw_env(**self.task.kwargs)
         self._scenario, self._particles = made.scenario, made.world
         self._shared = made.local_ratio
@@ -173,12 +185,21 @@ class ParticleWorld(AgentPoolEnv[Particles]):
         rest = (self.observation_space.shape[0] - 2 * len(things)) // 2
         things += [f"partner{i}_message" for i in range(rest)]
         self.columns = tuple(f"{thing}_{axis}" for thing in things for axis in "xy")
+        first = 2 * things.index("partner0_from_ego")
+        self._places = slice(first, first + 2 * self.n_partners)
         self._step = 0
 
     def _begin_world(self, seed: int) -> np.ndarray:
         self._scenario.reset_world(self._particles, seeding.np_random(seed)[0])
         self._step = 0
-        return self._observe(self._ego)
+        return self._observe_own()
+
+    def _observe_own(self) -> np.ndarray:
+        obs = self._observe(self._ego)
+        if self.sight is not None:
+            places = obs[self._places].reshape(-1, 2)
+            places[np.hypot(places[:, 0], places[:, 1]) > self.sight] = 0.0
+        return obs
 
     def _observe(self, agent: Any) -> np.ndarray:
         return np.asarray(self._scenario.observation(agent, self._particles), dtype=np.float32)
@@ -189,7 +210,7 @@ class ParticleWorld(AgentPoolEnv[Particles]):
             agent.action.c = np.zeros(self._particles.dim_c)
         self._particles.step()
         self._step += 1
-        return self._observe(self._ego), self._reward(), False, self._step >= LENGTH
+        return self._observe_own(), self._reward(), False, self._step >= LENGTH
 
     def _reward(self) -> float:
         own = float(self._scenario.reward(self._ego, self._particles))
