@@ -144,8 +144,8 @@ class ParticleWorld(AgentPoolEnv[Particles]):
     :param partner: see :class:`AgentPoolEnv`
     :param size: side of the pictures, in pixels
     :param scripts: of the partners; None takes the task's own
-    :param sight: partners that are farther from the ego are told as (0, 0), where nobody can be; so it is in LIAM's predator and
-        prey, with 0.5 (Papoudakis et al. 2021). None: all are seen. The partners themselves see everything.
+    :param sight: partners that are farther from the ego are told as (0, 0), where nobody can be; LIAM's predator and prey has
+        0.5 (Papoudakis et al. 2021, arXiv:2006.09447). None: all are seen. The partners themselves see everything.
     :raises ImportError: without mpe2; names the extra
     """
 

@@ -353,3 +353,25 @@ def test_rewards_are_scaled_for_the_agent_alone():
     assert np.abs(learned[0]).max() > 0
     np.testing.assert_allclose(learned[0], 0.25 * learned[1], rtol=1e-6)
     assert len(told[0]) == 4 and min(told[0] + told[1]) < -5, "returns are the environment's own"
+
+
+def test_what_sight_changes():
+    """Rows that know of partners who are not there; and a partner out of sight has neither place nor step."""
+    config = resolve("ppo-nam", TAG, {**SMALL, "env.kwargs.sight": 0.5})
+    assert config["history"]["others"] == ["partner*_from_ego"] and config["history"]["columns"] == []
+    model, _ = build(config, make_vec_env(TAG, seed=0, n_envs=4, sight=0.5), seed=0, device="cpu")
+    histories = model.get_env()
+    histories.reset()
+    rng, hidden = np.random.default_rng(0), 0
+    for _ in range(30):
+        for index, one in enumerate(histories.unwrapped.envs):
+            world = one.unwrapped._world()
+            row = histories.window.x[index, histories.window.lengths[index] - 1]
+            for number, partner in enumerate(world.partners):
+                part, away = row[4 * number : 4 * number + 4], partner - world.ego
+                near = np.hypot(*away) <= 0.5
+                assert part[:2] == pytest.approx(away if near else [0, 0], abs=1e-5)
+                assert near or (part[2:] == 0).all()
+                hidden += not near
+        histories.step(rng.integers(5, size=4))
+    assert hidden > 50

@@ -5,7 +5,7 @@ import pytest
 from gymnasium.utils import seeding
 from mpe2 import simple_spread_v3, simple_tag_v3
 
-from crl.envs import make_env
+from crl.envs import EnvironmentOptionError, make_env
 from crl.envs.particle_teams import (
     DOWN,
     LEFT,
@@ -238,3 +238,37 @@ def test_all_predators_are_alike():
     for partner in PREDATORS.names:
         env = make_env("mpe/simple_tag", partner=partner).unwrapped
         assert {(agent.size, agent.max_speed, agent.accel, agent.mass) for agent in env._partners} == {(0.075, 1.0, 3.0, 1.0)}
+
+
+@pytest.mark.parametrize("env_id", ["mpe/simple_tag", "mpe/simple_spread"])
+def test_limited_sight_hides_those_who_are_far(env_id):
+    """And changes nothing else."""
+    whole, short = make_env(env_id, seed=0), make_env(env_id, seed=0, sight=0.5)
+    rng, hidden, seen = np.random.default_rng(0), 0, 0
+    for _ in range(3):
+        (a, one), (b, other) = whole.reset(), short.reset()
+        for _ in range(50):
+            for name, x, y in zip(whole.unwrapped.columns, a, b, strict=True):
+                if not name.startswith("partner") or "from_ego" not in name:
+                    assert x == y, name
+            mates = [i for i, name in enumerate(whole.unwrapped.columns) if "from_ego_x" in name and "partner" in name]
+            for i in mates:
+                near = np.hypot(*a[i : i + 2]) <= 0.5
+                assert (b[i : i + 2] == (a[i : i + 2] if near else 0)).all()
+                hidden, seen = hidden + (not near), seen + near
+            assert (one["partner_observations"] == other["partner_observations"]).all()
+            action = int(rng.integers(5))
+            (a, reward, *_, one), (b, same, *_, other) = whole.step(action), short.step(action)
+            assert reward == same
+    assert hidden > 10 and seen > 10
+
+
+def test_sight_that_makes_no_sense():
+    for sight, pixels, words in (
+        (0, False, "above 0"),
+        (True, False, "above 0"),
+        ("far", False, "above 0"),
+        (0.5, True, "pixels=True"),
+    ):
+        with pytest.raises(EnvironmentOptionError, match=words):
+            make_env("mpe/simple_tag", sight=sight, pixels=pixels)
