@@ -164,8 +164,8 @@ def make_env(
         ``crafter/``: ``size`` (64), ``length`` (10000). ``dmc/``: ``size`` (84), ``n_stack`` (3),
         ``action_repeat`` (PlaNet's, elsewhere 2), ``camera``, ``shadow_size``, ``time_limit``. ``atari/``: those of
         :func:`crl.envs.atari.settings`, such as ``protocol`` ("100k", or "v5"). ``lbf/``, ``mpe/``: those of
-        :mod:`crl.envs.agent_pool`; ``lbf/`` has ``relative``, ``time_limit`` and ``penalty``, too. ``gym/``: ``size``,
-        ``n_stack``, ``action_repeat`` (1), others go to gymnasium.
+        :mod:`crl.envs.agent_pool`; ``lbf/`` has ``relative``, ``time_limit`` and ``penalty``, too, and ``mpe/`` has
+        ``sight``. ``gym/``: ``size``, ``n_stack``, ``action_repeat`` (1), others go to gymnasium.
     :raises UnknownEnvironmentError: when there is none of this id
     :raises EnvironmentOptionError: for an option that the environment does not have, or a value out of range
     :raises NotPixelsError: when its observations are no images
