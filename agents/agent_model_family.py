@@ -127,6 +127,13 @@ A2C: tuple[tuple[str, Any], ...] = (
     ("algorithm.gae_lambda", 1.0),
 )
 
+#: of particle worlds, in place of columns and their changes
+RELATIONS: dict[str, Any] = {
+    "history.columns": [],
+    "history.differences": 0.0,
+    "history.ego": "ego_position",
+    "history.others": ["partner*_from_ego"],
+}
 #: lbforaging's tasks of limited sight
 _SHORT_SIGHT = "lbf/*2s-*"
 # Contrast between episodes is solved by all that is constant in one: food, landmarks and levels are left out, and what others
@@ -143,16 +150,7 @@ ENV_ROWS: list[Row] = [
             "algorithm.reward_scale": 0.02,
         },
     ),
-    (
-        "mpe/simple-spread",
-        {
-            "history.columns": [],
-            "history.differences": 0.0,
-            "history.ego": "ego_position",
-            "history.others": ["partner*_from_ego"],
-            "history.things": ["landmark*_from_ego"],
-        },
-    ),
+    ("mpe/simple-spread", {**RELATIONS, "history.things": ["landmark*_from_ego"]}),
 ]
 #: everywhere else: all that is seen
 OTHER: dict[str, Any] = {"history.columns": ["*"]}
@@ -170,15 +168,6 @@ PIXELS: dict[str, Any] = {
     "model.batch_size": 64,
     "model.store_size": 500,
     "algorithm.n_epochs": 4,
-}
-
-
-#: With limited sight others come and go: relations know of those who are not there, changes of columns do not.
-SIGHT: dict[str, Any] = {
-    "history.columns": [],
-    "history.differences": 0.0,
-    "history.ego": "ego_position",
-    "history.others": ["partner*_from_ego"],
 }
 
 
@@ -201,7 +190,8 @@ def option_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if options.get("pixels") is True:
         return dict(PIXELS)
-    return dict(SIGHT) if options.get("sight") is not None else {}
+    # others come and go: relations know of those who are not there, changes of columns do not
+    return dict(RELATIONS) if options.get("sight") is not None else {}
 
 
 def no_pool(env_id: str) -> str:

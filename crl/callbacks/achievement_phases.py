@@ -240,19 +240,13 @@ class AchievementPhases(SavedCallback):
 
     def _snapshot(self) -> dict[str, Any]:
         """All that a phase changes; rollouts are not among it."""
-        assert self._rng is not None
-        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        found = {"policy": self.model.policy.state_dict(), "objective": self.objective.state_dict(), "optimizers": optimizers}
-        return copy.deepcopy({**found, "rng": self._rng.bit_generator.state, "n_updates": self.n_updates})
+        own = {name: part for name, part in self._parts().items() if name != "window"}
+        return copy.deepcopy({"policy": self.model.policy.state_dict(), "own": own})
 
     def _undo(self, before: dict[str, Any]) -> None:
-        assert self._rng is not None
         self.model.policy.load_state_dict(before["policy"])
-        self.objective.load_state_dict(before["objective"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(before["optimizers"][name])
-        self._rng.bit_generator.state = before["rng"]
-        self.n_updates, self._sums = before["n_updates"], {}
+        self._restore({**before["own"], "window": self.window.state_dict()})
+        self._sums = {}
 
     def _epoch(self, trajectories: list[GoalTrajectory]) -> None:
         """First all steps that match, then all that predict."""

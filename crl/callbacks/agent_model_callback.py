@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-import weakref
 from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from crl.callbacks.attachment import isolated_random
 from crl.callbacks.episode_features import with_features
-from crl.callbacks.stateful import SavedCallback, refuse_event_callback
+from crl.callbacks.stateful import SavedCallback, refuse_another_model, refuse_event_callback
 from crl.contract import EpisodeBatch
 from crl.history import HistoryExtractor, HistoryVecEnv, history_extractor
 from crl.history.layout import batch_of_one
@@ -94,7 +92,6 @@ class AgentModelCallback(SavedCallback):
         #: steps of the objective
         self.n_updates = 0
         self._steps_since = 0
-        self._of: weakref.ref[BaseAlgorithm] | None = None
         self._rng: np.random.Generator | None = None
         self._generator: th.Generator
         self._env: HistoryVecEnv
@@ -123,7 +120,7 @@ class AgentModelCallback(SavedCallback):
                 "policy_kwargs=dict(share_features_extractor=False): the critic would have an encoder of its own, that nobody "
                 "trains; leave it True (actor and critic have layers of their own behind it, see net_arch)"
             )
-        self._check_model(model, extractor)
+        self._check_model(extractor)
         self._env, self._extractor = env, extractor
         if extractor.spec.way == "embedding":
             env.bind(extractor.encoder, extractor.see if extractor.of_images else None)
@@ -135,24 +132,16 @@ class AgentModelCallback(SavedCallback):
         if self.objective is not None:
             self._prepare(self.objective)
         self._take_up()
-        self._of = weakref.ref(model)
         self._begin_episodes()
         self._sync()
 
-    def _check_model(self, model: BaseAlgorithm, extractor: HistoryExtractor) -> None:
+    def _check_model(self, extractor: HistoryExtractor) -> None:
         """:raises ValueError: for another model than the one whose encoder is trained here"""
         if self.objective is None or not self.objective.is_built or self._pending_state is not None:
             return
-        same = self._of is not None and self._of() is model
-        assert extractor.encoder is not None
-        acting, mine = extractor.encoder.state_dict(), self.objective.target.state_dict()
-        if not same and not (
-            acting.keys() == mine.keys() and all(th.equal(acting[key], mine[key].to(acting[key].device)) for key in mine)
-        ):
-            raise ValueError(
-                "this callback trains the encoder of another model: pass a new AgentModelCallback with a new objective (a "
-                "model that was saved at the end of learn and loaded goes on with the callback that it had)"
-            )
+        if extractor is not getattr(self, "_extractor", None):
+            assert extractor.encoder is not None
+            refuse_another_model("history", extractor.encoder.parameters(), self.objective.target.parameters())
 
     def _prepare(self, objective: HistoryObjective) -> None:
         """Encoder, heads, optimiser and store, unless they are there from an earlier ``learn``."""

@@ -15,7 +15,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from crl.callbacks.attachment import Attachment, evaluation_mode, isolated_random
 from crl.callbacks.find_encoders import FoundEncoder, check_initialisation, find_encoders, image_space
-from crl.callbacks.stateful import SavedCallback, refuse_event_callback
+from crl.callbacks.stateful import SavedCallback, refuse_another_model, refuse_event_callback
 from crl.callbacks.step_hooks import add_step_hooks, remove_hooks
 from crl.contract import Augmentation, Objective, SequenceBatch, Spaces, ViewBatch
 from crl.networks import faster
@@ -319,13 +319,7 @@ class AuxiliaryLossCallback(SavedCallback):
         old, left = self.attachments.get(found.name), self._left.get(found.name)
         if old is None or left is None or old.found.encoder.extractor is found.encoder.extractor:
             return
-        now = list(found.encoder.parameters())
-        if len(now) != len(left) or not all(th.equal(a, b.to(a.device)) for a, b in zip(now, left, strict=True)):
-            raise ValueError(
-                f"this callback trains the {found.name} encoder of another model, and its heads belong to that: pass a new "
-                "callback and objective (a model that was saved at the end of learn and loaded goes on with the callback that "
-                "it had)"
-            )
+        refuse_another_model(found.name, found.encoder.parameters(), left)
 
     def _attach(self, found: FoundEncoder, objective: Objective) -> Attachment:
         old = self.attachments.get(found.name)

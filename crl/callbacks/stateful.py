@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +32,21 @@ def refuse_event_callback(parent: BaseCallback | None) -> None:
         raise ValueError(
             f"{type(parent).__name__} would call an objective now and then, without telling it of rollouts: pass the callback "
             "itself, or in a list; interval= sets its rhythm"
+        )
+
+
+def refuse_another_model(name: str, now: Iterable[th.Tensor], left: Iterable[th.Tensor]) -> None:
+    """
+    :param name: of the encoder
+    :param now: parameters of the encoder that is to be trained on, of another object than before
+    :param left: of the one that was trained, as it was left
+    :raises ValueError: when the one is no copy of the other
+    """
+    now, left = list(now), list(left)
+    if len(now) != len(left) or not all(th.equal(a, b.to(a.device)) for a, b in zip(now, left, strict=True)):
+        raise ValueError(
+            f"this callback trains the {name} encoder of another model, and its heads belong to that: pass a new callback and "
+            "objective (a model that was saved at the end of learn and loaded goes on with the callback that it had)"
         )
 
 
