@@ -1,9 +1,9 @@
 """
-Where the time of a recipe goes: environments, acting, the agent's own updates, callbacks (objectives, phases, encoders), the rest.
+Where the time of a recipe goes: environments, acting, the agent's own updates, callbacks (objectives, phases, encoders), rest.
 
-The recipe is trained as ``crl train`` builds it, without evaluations and checkpoints, after a warm-up that is not counted. What
-a part calls counts as that part's, so shares add up to one. For recipes with phases, take as many steps as a whole cycle has
-(achievement distillation: 8 rollouts of 4096 steps, and the phase begins with the next)::
+The recipe is trained as ``crl train`` builds it, without evaluations and checkpoints, after a warm-up that is not counted.
+What a part calls counts as that part's, so shares add up to one. For recipes with phases, take as many steps as a whole cycle
+has (achievement distillation: 8 rollouts of 4096 steps, and the phase begins with the next)::
 
     python scripts/time_split.py ppo-crafter-small crafter/reward --env-steps 32768
     python scripts/time_split.py ppo-ad-small crafter/reward --env-steps 32768 --out split.csv
