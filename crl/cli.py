@@ -420,9 +420,16 @@ def _supervise(action: Any, folder: Any, stop_request: StopRequest) -> int:
         return 1
     print(
         f"{folder.path}: final return {return_text(summary['final_return'])} over {summary['eval_episodes']} episodes after "
-        f"{summary['env_steps']} environment steps, {summary['updates_per_second']:.1f} updates/s"
+        f"{summary['env_steps']} environment steps, {_speed(summary)}"
     )
     return 0
+
+
+def _speed(summary: dict[str, Any]) -> str:
+    """Of a finished run's training; SB3 counts epochs over a rollout as updates of on-policy agents, which tell little."""
+    steps = summary["env_steps"] / max(1e-9, summary["training_seconds"])
+    updates = summary["updates_per_second"]
+    return f"{steps:.1f} of them a second" + (f", {updates:.1f} updates/s" if updates >= 0.1 else "")
 
 
 def _eval(command: Eval) -> int:

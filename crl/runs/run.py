@@ -17,6 +17,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import get_device, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -282,6 +283,16 @@ def _build(config: dict[str, Any], env: VecEnv) -> tuple[BaseAlgorithm, list[Bas
     return model, [*callbacks, SubgoalScore()] if reports_subgoals(env) else callbacks
 
 
+def _say_rounding(model: BaseAlgorithm, steps: int) -> None:
+    """On-policy agents learn from whole rollouts, so they take more steps than they were told to where those do not fit."""
+    if not isinstance(model, OnPolicyAlgorithm) or steps <= model.num_timesteps:
+        return
+    rollout = model.n_steps * model.n_envs
+    total = model.num_timesteps - (model.num_timesteps - steps) // rollout * rollout
+    if total != steps:
+        _say(f"{total} agent steps instead of {steps}: {type(model).__name__} learns from whole rollouts of {rollout}")
+
+
 def _learn(
     folder: RunFolder,
     config: dict[str, Any],
@@ -310,6 +321,7 @@ def _learn(
         stop=stop,
     )
     left = run["steps"] - model.num_timesteps
+    _say_rounding(model, run["steps"])
     try:
         writers = [
             TableWriter(Table(folder.progress_file)),

@@ -23,11 +23,11 @@ FIELDS = {
 }
 
 
-def begin(out, env_id="toy/chain", **fields):
+def begin(out, env_id="toy/chain", steps=96, **fields):
     fields = {**FIELDS, **fields}
     if env_id != "toy/chain":
         del fields["env.kwargs.items"]
-    return new_run("ppo-crafter-small", env_id, fields, seed=4, out=out, steps=96, device="cpu")
+    return new_run("ppo-crafter-small", env_id, fields, seed=4, out=out, steps=steps, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,15 @@ def test_resumed_bit_by_bit(whole, tmp_path):
     assert end["state"] == "finished" and end["weights_sha256"] == whole.summary()["weights_sha256"]
     assert rows(folder, "eval.csv") == rows(whole, "eval.csv")
     assert (folder.path / "subgoals.csv").read_text() == (whole.path / "subgoals.csv").read_text()
+
+
+def test_whole_rollouts_are_said(tmp_path, capfd):
+    folder = begin(tmp_path / "run", steps=33)
+    assert train(folder, show_progress=False)["steps"] == 48
+    assert "48 agent steps instead of 33: PixelPPO learns from whole rollouts of 16" in capfd.readouterr().err
+    folder = begin(tmp_path / "even", steps=32)
+    assert train(folder, show_progress=False)["steps"] == 32
+    assert "whole rollouts" not in capfd.readouterr().err
 
 
 def test_crafter_too(tmp_path):
