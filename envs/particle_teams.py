@@ -1,5 +1,5 @@
 """
-Scripted teams for the particle worlds: predators of a prey, and mates who spread over landmarks.
+Scripted teams for the particle worlds: predators of a prey, a prey with its other predators, mates who spread over landmarks.
 
 All move as CLAM's and LIAM's heuristics do, along the axis on which their target is farther away, and one action in ten is
 random. What differs is whom or what they move to.
@@ -21,6 +21,8 @@ NOISE = 0.1
 LOOK_AHEAD = 1.0
 #: steps after which patrols and rotations go on to the next place
 SHIFT = 12
+#: how near a predator must come before a prey with a habit leaves its corner, and the steps it keeps to a choice
+FEAR, HOLD = 0.5, 6
 _CORNERS = np.array([(0.7, 0.7), (-0.7, 0.7), (-0.7, -0.7), (0.7, -0.7)])
 _THIRDS = np.array([(np.cos(angle), np.sin(angle)) for angle in 2.0 * np.pi * np.arange(3) / 3.0])
 
@@ -172,6 +174,67 @@ PREDATORS: Pool[Particles] = Pool(
         "sentries": _team(sentries),
     },
     test=("surround", "sentries"),
+)
+
+
+# ---- a prey (the last partner) and the ego's mates, who chase it
+
+
+class Habit:
+    """
+    A prey that rests in a corner until a predator comes near, and then goes to another corner: which one is its habit, and
+    shows when it goes. Its other predators chase it.
+
+    :param after: from a corner, 0 to 3 counted anticlockwise from the upper right, to the one it flees to
+    """
+
+    def __init__(self, after: Callable[[int], int]) -> None:
+        self.after = after
+        self._team = Team(self._targets, near=0.05)
+        self._corner: int | None = None
+        self._since = 0
+
+    def _targets(self, world: Particles) -> Sequence[np.ndarray]:
+        prey = world.partners[-1]
+        if self._corner is None:
+            self._corner, self._since = int(_distances(_CORNERS, prey).argmin()), world.step - HOLD
+        predators = np.concatenate([world.partners[:-1], world.ego[None]])
+        if world.step - self._since >= HOLD and _distances(predators, prey).min() < FEAR:
+            self._corner, self._since = self.after(self._corner), world.step
+        return [prey] * (len(world.partners) - 1) + [_CORNERS[self._corner]]
+
+    def __call__(self, world: Particles, rng: np.random.Generator) -> list[int]:
+        """See :class:`crl.envs.agent_pool.Script`."""
+        return self._team(world, rng)
+
+
+def flee(world: Particles) -> list[np.ndarray]:
+    """Straight away from the nearest predator, whatever comes."""
+    prey = world.partners[-1]
+    predators = np.concatenate([world.partners[:-1], world.ego[None]])
+    nearest = predators[int(_distances(predators, prey).argmin())]
+    return [prey] * (len(world.partners) - 1) + [np.clip(2.0 * prey - nearest, -0.9, 0.9)]
+
+
+def to_the_emptiest(world: Particles) -> list[np.ndarray]:
+    """To the corner that is farthest from all predators."""
+    predators = np.concatenate([world.partners[:-1], world.ego[None]])
+    room = [_distances(predators, corner).min() for corner in _CORNERS]
+    return [world.partners[-1]] * (len(world.partners) - 1) + [_CORNERS[int(np.argmax(room))]]
+
+
+PREY: Pool[Particles] = Pool(
+    {
+        "anticlockwise": lambda: Habit(lambda corner: (corner + 1) % 4),
+        "clockwise": lambda: Habit(lambda corner: (corner - 1) % 4),
+        "across": lambda: Habit(lambda corner: (corner + 2) % 4),
+        "left-and-right": lambda: Habit(lambda corner: (1, 0, 3, 2)[corner]),
+        "up-and-down": lambda: Habit(lambda corner: (3, 2, 1, 0)[corner]),
+        "stay-home": lambda: Habit(lambda corner: corner),
+        "flee": _team(flee),
+        "to-the-emptiest": _team(to_the_emptiest, 0.05),
+    },
+    test=("flee", "to-the-emptiest"),
 )
 
 

@@ -2,7 +2,9 @@
 ``mpe/simple_tag`` and ``mpe/simple_spread``: particle worlds (Lowe et al. 2017; mpe2's version) with a pool of partners.
 
 - ``simple_tag``: the ego is the prey of three predators. -10 for each that touches it, minus the border's penalty, and, as in
-  CLAM, +3 for each pair of predators that touch each other: the best way to flee depends on who chases how.
+  CLAM, +3 for each pair of predators that touch each other: the best way to flee depends on who chases how. With
+  ``role="predator"`` it is one of the predators, and the prey is what it has to learn about: +10 for each predator that
+  touches it (mpe2's reward, which predators share).
 - ``simple_spread``: the ego and two mates share a reward for covering three landmarks, minus collisions.
 
 mpe2 makes the world and knows its physics, rewards and observations; its turn-taking interface and its renderer (which zooms
@@ -23,7 +25,7 @@ from gymnasium.utils import seeding
 
 from crl.envs.agent_pool import AgentPoolEnv, Pool, check_pool_options, check_stack, observed
 from crl.envs.errors import EnvironmentOptionError, check_positive
-from crl.envs.particle_teams import MATES, PREDATORS, Particles
+from crl.envs.particle_teams import MATES, PREDATORS, PREY, Particles
 
 #: steps of an episode (CLAM's and LIAM's; mpe2's own is 25)
 LENGTH = 50
@@ -35,39 +37,63 @@ _FORCES = np.array([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)], dtype=np.float64)
 
 
 @dataclass(frozen=True)
+class _Role:
+    """
+    :param ego: name of the agent that learns
+    :param scripts: of the others
+    :param last: what the end of its observations is about
+    :param bonus: for each pair of partners that touch
+    """
+
+    ego: str
+    scripts: Pool[Particles]
+    last: tuple[str, ...] = ()
+    bonus: float = 0.0
+
+
+@dataclass(frozen=True)
 class _Task:
     """
     :param text: what it is
     :param module: of mpe2
     :param kwargs: of its world
-    :param ego: name of the agent that learns
-    :param scripts: of the others
+    :param roles: that the ego may have, the usual one first
     :param n_landmarks: in the world
     """
 
     text: str
     module: str
     kwargs: dict[str, Any]
-    ego: str
-    scripts: Pool[Particles]
+    roles: dict[str, _Role]
     n_landmarks: int
+
+    def role(self, name: str | None) -> _Role:
+        """
+        :param name: None takes the usual one
+        :raises EnvironmentOptionError: when there is none of this name
+        """
+        if name is not None and name not in self.roles:
+            raise EnvironmentOptionError(f"role={name!r}: {' or '.join(map(repr, self.roles))}")
+        return self.roles[next(iter(self.roles)) if name is None else name]
 
 
 _TASKS = {
     "mpe/simple_tag": _Task(
-        "a prey among three scripted predators, particles (mpe2)",
+        "a prey among three scripted predators, or one of them, particles (mpe2)",
         "simple_tag_v3",
         dict(num_good=1, num_adversaries=3, num_obstacles=2),
-        "agent_0",
-        PREDATORS,
+        {
+            "prey": _Role("agent_0", PREDATORS, bonus=PAIR_BONUS),
+            "predator": _Role("adversary_0", PREY, last=("partner2_velocity",)),
+        },
         2,
     ),
     "mpe/simple_spread": _Task(
         "covering three landmarks with two scripted mates, particles (mpe2)",
         "simple_spread_v3",
         dict(N=3, local_ratio=0.5),
-        "agent_0",
-        MATES,
+        # nobody speaks, but observations have the places
+        {"mate": _Role("agent_0", MATES, last=("partner0_message", "partner1_message"))},
         3,
     ),
 }
@@ -104,6 +130,7 @@ def with_partners(
     size: int = 64,
     n_stack: int = 1,
     sight: float | None = None,
+    role: str | None = None,
 ) -> Callable[[], gym.Env[Any, Any]]:
     """
     :param env_id: ``mpe/simple_tag`` or ``mpe/simple_spread``
@@ -114,12 +141,12 @@ def with_partners(
     :param size: side of the pictures, in pixels
     :param n_stack: pictures in an observation
     :param sight: see :class:`ParticleWorld`; of vectors alone
+    :param role: see :class:`ParticleWorld`
     :return: makes the environment; mpe2 is loaded no sooner
     :raises ValueError: when there is no such id
     :raises EnvironmentOptionError: for a value out of range
     """
-    task = split_id(env_id)
-    check_pool_options(task.scripts, pool, partner, oracle=oracle, pixels=pixels)
+    check_pool_options(split_id(env_id).role(role).scripts, pool, partner, oracle=oracle, pixels=pixels)
     check_positive(size=size, n_stack=n_stack)
     check_stack(n_stack, pixels)
     if sight is not None and (isinstance(sight, bool) or not isinstance(sight, int | float) or not sight > 0):
@@ -129,7 +156,7 @@ def with_partners(
     if sight is not None and pixels:
         raise EnvironmentOptionError(f"sight={sight} and pixels=True: pictures show the whole world; leave one of them out")
     # from the id, not the task: scripts are functions, which do not go to other processes
-    return partial(observed, partial(ParticleWorld, env_id, pool, partner, size, None, sight), oracle, pixels, n_stack)
+    return partial(observed, partial(ParticleWorld, env_id, pool, partner, size, None, sight, role), oracle, pixels, n_stack)
 
 
 class ParticleWorld(AgentPoolEnv[Particles]):
@@ -146,6 +173,8 @@ class ParticleWorld(AgentPoolEnv[Particles]):
     :param scripts: of the partners; None takes the task's own
     :param sight: partners that are farther from the ego are told as (0, 0), where nobody can be; LIAM's predator and prey has
         0.5 (Papoudakis et al. 2021, arXiv:2006.09447). None: all are seen. The partners themselves see everything.
+    :param role: whom the ego plays: in ``simple_tag`` the ``"prey"`` (as None, CLAM and LIAM have it) or a ``"predator"`` with
+        two mates, whose partners are these mates and the prey, the last of them. The pools are different ones.
     :raises ImportError: without mpe2; names the extra
     """
 
@@ -159,9 +188,11 @@ class ParticleWorld(AgentPoolEnv[Particles]):
         size: int = 64,
         scripts: Pool[Particles] | None = None,
         sight: float | None = None,
+        role: str | None = None,
     ) -> None:
         self.task = split_id(env_id)
-        super().__init__(self.task.scripts if scripts is None else scripts, pool, partner)
+        self.role = self.task.role(role)
+        super().__init__(self.role.scripts if scripts is None else scripts, pool, partner)
         self.render_mode = "rgb_array"
         self.size = size
         self.sight = sight
@@ -169,7 +200,7 @@ class ParticleWorld(AgentPoolEnv[Particles]):
         self._scenario, self._particles = made.scenario, made.world
         self._shared = made.local_ratio
         agents = self._particles.agents
-        self._ego = next(agent for agent in agents if agent.name == self.task.ego)
+        self._ego = next(agent for agent in agents if agent.name == self.role.ego)
         self._partners = [agent for agent in agents if agent is not self._ego]
         self.observation_space = spaces.Box(-np.inf, np.inf, made.observation_space(self._ego.name).shape, np.float32)
         self.action_space = spaces.Discrete(len(_FORCES))
@@ -177,16 +208,18 @@ class ParticleWorld(AgentPoolEnv[Particles]):
         self.relative_unit = 1.0
         self.n_partners = len(self._partners)
         self.n_partner_actions = len(_FORCES)
-        self.partner_observation_size = made.observation_space(self._partners[0].name).shape[0]
+        self.partner_observation_size = max(made.observation_space(agent.name).shape[0] for agent in self._partners)
         things = ["ego_velocity", "ego_position"]
         things += [f"landmark{i}_from_ego" for i in range(self.task.n_landmarks)]
         things += [f"partner{i}_from_ego" for i in range(self.n_partners)]
-        # nobody speaks in simple_spread, but observations have the places
-        rest = (self.observation_space.shape[0] - 2 * len(things)) // 2
-        things += [f"partner{i}_message" for i in range(rest)]
+        things += self.role.last
         self.columns = tuple(f"{thing}_{axis}" for thing in things for axis in "xy")
-        first = 2 * things.index("partner0_from_ego")
-        self._places = slice(first, first + 2 * self.n_partners)
+        assert len(self.columns) == self.observation_space.shape[0], "each number has its name"
+        #: of each partner, the numbers that tell of it; its place comes first
+        self._about = [
+            [index for index, column in enumerate(self.columns) if column.startswith(f"partner{i}_")]
+            for i in range(self.n_partners)
+        ]
         self._step = 0
 
     def _begin_world(self, seed: int) -> np.ndarray:
@@ -197,8 +230,9 @@ class ParticleWorld(AgentPoolEnv[Particles]):
     def _observe_own(self) -> np.ndarray:
         obs = self._observe(self._ego)
         if self.sight is not None:
-            places = obs[self._places].reshape(-1, 2)
-            places[np.hypot(places[:, 0], places[:, 1]) > self.sight] = 0.0
+            for about in self._about:
+                if np.hypot(*obs[about[:2]]) > self.sight:
+                    obs[about] = 0.0
         return obs
 
     def _observe(self, agent: Any) -> np.ndarray:
@@ -216,13 +250,15 @@ class ParticleWorld(AgentPoolEnv[Particles]):
         own = float(self._scenario.reward(self._ego, self._particles))
         if self._shared is not None:
             return (1.0 - self._shared) * float(self._scenario.global_reward(self._particles)) + self._shared * own
+        if not self.role.bonus:
+            return own
         pairs = [
             (a, b)
             for index, a in enumerate(self._partners)
             for b in self._partners[index + 1 :]
             if self._scenario.is_collision(a, b)
         ]
-        return own + PAIR_BONUS * len(pairs)
+        return own + self.role.bonus * len(pairs)
 
     def _world(self) -> Particles:
         return Particles(
@@ -234,7 +270,11 @@ class ParticleWorld(AgentPoolEnv[Particles]):
         )
 
     def _partner_observations(self) -> np.ndarray:
-        return np.stack([self._observe(agent) for agent in self._partners])
+        told = np.zeros((self.n_partners, self.partner_observation_size), dtype=np.float32)
+        for row, agent in zip(told, self._partners, strict=True):
+            seen = self._observe(agent)
+            row[: len(seen)] = seen  # a prey sees less than its predators
+        return told
 
     def render(self) -> np.ndarray:
         """The world within the fixed range, ``(size, size, 3)`` uint8."""

@@ -23,12 +23,19 @@ from crl.envs.make import _maker
 from crl.envs.particle_teams import Team, stay
 from crl.envs.particles import ParticleWorld
 
-IDS = ["lbf/8x8-2p-2f", "lbf/12x12-2p-4f-coop", "mpe/simple_tag", "mpe/simple_spread"]
+#: the last is simple_tag with its other role
+IDS = ["lbf/8x8-2p-2f", "lbf/12x12-2p-4f-coop", "mpe/simple_tag", "mpe/simple_spread", "mpe/simple_tag predator"]
+
+
+def split(env_id):
+    env_id, _, role = env_id.partition(" ")
+    return env_id, dict(role=role) if role else {}
 
 
 def bare(env_id, **options):
     """Without EpisodeSeeds, so that reset's own seed is the episode's."""
-    return make_env(env_id, **options)
+    env_id, own = split(env_id)
+    return make_env(env_id, **own, **options)
 
 
 def play(env, actions, seed):
@@ -150,7 +157,7 @@ def test_seeds_repeat_episodes(env_id):
     assert seen(first) == seen(play(env, actions, seed=3)) == seen(play(other, actions, seed=3))
     assert seen(first) != seen(play(other, actions, seed=5))
     # through make_env: a hash of the run's seed and the episode's number
-    counted = make_env(env_id, seed=7)
+    counted = bare(env_id, seed=7)
     counted.reset()
     assert (counted.reset()[0] == other.reset(seed=episode_seed(7, 0, 1))[0]).all()
 
@@ -209,7 +216,7 @@ def test_no_classifier_tells_the_partner_from_the_first_observation(env_id):
     """A binomial test against chance, alpha 0.001, on 1200 episodes that were not fitted."""
 
     def first(oracle):
-        env = make_env(env_id, seed=0, oracle=oracle)
+        env = bare(env_id, seed=0, oracle=oracle)
         resets = [env.reset() for _ in range(2400)]
         x, y = np.stack([obs for obs, _ in resets]), np.array([info["partner_id"] for _, info in resets])
         names = np.array(env.unwrapped.partner_ids)
@@ -285,7 +292,8 @@ def test_every_partner_behaves_differently(env_id):
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_vector_environments_go_on_where_they_were(env_id):
-    make = dict(env_id=env_id, n_envs=2, pool="all")
+    name, own = split(env_id)
+    make = dict(env_id=name, n_envs=2, pool="all", **own)
     env, other = make_vec_env(**make, seed=0), make_vec_env(**make, seed=9)
     obs = env.reset()
     other.reset()
@@ -328,7 +336,9 @@ def test_monitors_see_returns_and_lengths():
 @pytest.mark.parametrize("options", [{}, dict(pixels=True, oracle=True)])
 def test_what_makes_them_goes_to_other_processes(env_id, options):
     """As SubprocVecEnv sends it, but to this one."""
-    make, copy = _maker(env_id, options), pickle.loads(pickle.dumps(_maker(env_id, options)))
+    name, own = split(env_id)
+    made = _maker(name, {**own, **options})
+    make, copy = made, pickle.loads(pickle.dumps(made))
     one, other = make().reset(seed=0)[0], copy().reset(seed=0)[0]
     assert str(one) == str(other)
 

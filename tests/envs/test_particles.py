@@ -8,9 +8,11 @@ from mpe2 import simple_spread_v3, simple_tag_v3
 from crl.envs import EnvironmentOptionError, make_env
 from crl.envs.particle_teams import (
     DOWN,
+    HOLD,
     LEFT,
     MATES,
     PREDATORS,
+    PREY,
     REST,
     RIGHT,
     SHIFT,
@@ -54,17 +56,27 @@ def test_ids():
 
 
 @pytest.mark.parametrize(
-    "env_id, make, ego, others, bonus",
+    "env_id, role, make, ego, others, bonus",
     [
         (
             "mpe/simple_tag",
+            "prey",
             lambda: simple_tag_v3.parallel_env(max_cycles=LENGTH),
             "agent_0",
             ["adversary_0", "adversary_1", "adversary_2"],
             True,
         ),
         (
+            "mpe/simple_tag",
+            "predator",
+            lambda: simple_tag_v3.parallel_env(max_cycles=LENGTH),
+            "adversary_0",
+            ["adversary_1", "adversary_2", "agent_0"],
+            False,
+        ),
+        (
             "mpe/simple_spread",
+            None,
             lambda: simple_spread_v3.parallel_env(max_cycles=LENGTH),
             "agent_0",
             ["agent_1", "agent_2"],
@@ -72,16 +84,17 @@ def test_ids():
         ),
     ],
 )
-def test_numbers_are_the_packages_own(env_id, make, ego, others, bonus):
-    env, theirs = make_env(env_id, pool="all"), make()
-    pairs_seen = 0
+def test_numbers_are_the_packages_own(env_id, role, make, ego, others, bonus):
+    env, theirs = make_env(env_id, pool="all", role=role), make()
+    pairs_seen = touches = 0
     for seed in range(4):
         obs, info = env.reset(seed=seed)
         seen, _ = theirs.reset(seed=int(seeding.np_random(seed)[0].integers(2**31, size=3)[0]))
         rng = np.random.default_rng(seed)
         for step in range(LENGTH):
             assert (obs == seen[ego]).all()
-            assert (info["partner_observations"] == np.stack([seen[name] for name in others])).all()
+            for told, name in zip(info["partner_observations"], others, strict=True):
+                assert (told[: len(seen[name])] == seen[name]).all() and not told[len(seen[name]) :].any()
             own = int(rng.integers(5))
             obs, reward, terminated, truncated, info = env.step(own)
             actions = dict(zip(others, info["partner_actions"].tolist(), strict=True))
@@ -91,14 +104,20 @@ def test_numbers_are_the_packages_own(env_id, make, ego, others, bonus):
                 places = info["partner_observations"][:, 2:4].astype(float)
                 pairs = sum(np.hypot(*(places[a] - places[b])) < 0.15 for a, b in ((0, 1), (0, 2), (1, 2)))
             pairs_seen += pairs
+            touches += role == "predator" and rewards[ego] > 0
             assert reward == pytest.approx(rewards[ego] + PAIR_BONUS * pairs, abs=1e-6)
             assert not terminated and truncated == cut[ego] == (step == LENGTH - 1)
     assert pairs_seen > 0 or not bonus
+    assert touches > 0 or role != "predator"
 
 
 def test_columns_are_what_they_are_called():
-    for env_id, (partners, landmarks) in {"mpe/simple_tag": (3, 2), "mpe/simple_spread": (2, 3)}.items():
-        env = make_env(env_id)
+    for env_id, role, partners, landmarks in (
+        ("mpe/simple_tag", "prey", 3, 2),
+        ("mpe/simple_tag", "predator", 3, 2),
+        ("mpe/simple_spread", "mate", 2, 3),
+    ):
+        env = make_env(env_id, role=role)
         env.reset(seed=0)
         things = [tuple(pair) for pair in np.random.default_rng(0).uniform(-1, 1, (1 + partners + landmarks, 2))]
         place(env, things[0], things[1 : 1 + partners], things[1 + partners :])
@@ -112,6 +131,24 @@ def test_columns_are_what_they_are_called():
             for i in range(landmarks):
                 away = things[1 + partners + i][index] - things[0][index]
                 assert seen[f"landmark{i}_from_ego_{axis}"] == pytest.approx(away, abs=1e-6)
+        if role == "predator":
+            env.unwrapped._partners[-1].state.p_vel = np.array([0.5, 0.6])
+            told = dict(zip(env.unwrapped.columns, env.unwrapped._observe_own().tolist(), strict=True))
+            assert [told[f"partner2_velocity_{axis}"] for axis in "xy"] == pytest.approx([0.5, 0.6])
+
+
+def test_roles():
+    for role, words in (("hunter", "role='hunter': 'prey' or 'predator'"), (1, "role=1")):
+        with pytest.raises(EnvironmentOptionError, match=words):
+            make_env("mpe/simple_tag", role=role)
+    with pytest.raises(EnvironmentOptionError, match="role='prey': 'mate'"):
+        make_env("mpe/simple_spread", role="prey")
+    prey, predator = (make_env("mpe/simple_tag", role=role) for role in ("prey", "predator"))
+    usual = make_env("mpe/simple_tag")
+    assert usual.unwrapped.pool_names == prey.unwrapped.pool_names == PREDATORS.names
+    assert predator.unwrapped.pool_names == PREY.names
+    with pytest.raises(EnvironmentOptionError, match="partner='all-chase'.*one of 0 anticlockwise"):
+        make_env("mpe/simple_tag", role="predator", partner="all-chase")
 
 
 # ---- pictures
@@ -214,8 +251,63 @@ def test_mates(name, state, want):
     assert MATES.scripts[name]()(state, Calm()) == want
 
 
+#: two mates that are near the prey, the last, in the upper right; the ego is far away
+HUNT = [(0.3, 0.7), (0.7, 0.2), (0.7, 0.7)]
+
+
+@pytest.mark.parametrize(
+    "name, state, want",
+    [
+        ("anticlockwise", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, LEFT]),
+        ("clockwise", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, DOWN]),
+        # to the lower left, on equal ways along y
+        ("across", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, DOWN]),
+        ("left-and-right", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, LEFT]),
+        ("up-and-down", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, DOWN]),
+        ("stay-home", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, REST]),
+        # the nearest is the first mate, to its left
+        ("flee", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, RIGHT]),
+        # the lower right is 0.9 from all, the upper left 1.0, the lower left is the ego's
+        ("to-the-emptiest", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, LEFT]),
+    ],
+)
+def test_prey(name, state, want):
+    assert PREY.scripts[name]()(state, Calm()) == want
+
+
+def corners(name, scare, steps=60):
+    """Where a prey goes when it is scared every ten steps, from corner to corner."""
+    script, here, visited = PREY.scripts[name](), np.array((0.7, 0.7)), []
+    for step in range(steps):
+        predator = here + scare * 0.1 if step % 10 == 0 else np.array((9.0, 9.0))
+        script(world(predator, [(9, 9), (9, 9), here], [], step=step), Calm())
+        here = np.clip(script._targets(world((9, 9), [(9, 9), (9, 9), here], [], step=step))[-1], -0.7, 0.7)
+        if not visited or tuple(here) != visited[-1]:
+            visited.append(tuple(here.tolist()))
+    return visited
+
+
+def test_habits():
+    a, b, c, d = (0.7, 0.7), (-0.7, 0.7), (-0.7, -0.7), (0.7, -0.7)
+    scared = {name: corners(name, 1.0) for name in PREY.names[:6]}
+    assert scared["anticlockwise"] == [b, c, d, a, b, c]
+    assert scared["clockwise"] == [d, c, b, a, d, c]
+    assert scared["across"] == [c, a, c, a, c, a]
+    assert scared["left-and-right"] == [b, a, b, a, b, a]
+    assert scared["up-and-down"] == [d, a, d, a, d, a]
+    assert scared["stay-home"] == [a]
+    assert all(corners(name, 6.0) == [a] for name in PREY.names[:6]), "nobody near, nobody flees"
+
+
+def test_a_choice_of_a_corner_is_kept_for_a_while():
+    script = PREY.scripts["anticlockwise"]()
+    for step in range(2 * HOLD):
+        targets = script._targets(world((0.5, 0.6), [(0.3, 0.7), (0.7, 0.2), (0.7, 0.7)], [], step=step))
+        assert targets[-1].tolist() == ([-0.7, 0.7] if step < HOLD else [-0.7, -0.7])
+
+
 def test_all_teams_are_tested_above():
-    for test, pool in ((test_predators, PREDATORS), (test_mates, MATES)):
+    for test, pool in ((test_predators, PREDATORS), (test_mates, MATES), (test_prey, PREY)):
         assert {name for name, *_ in test.pytestmark[0].args[1]} == set(pool.names)
 
 
@@ -240,22 +332,26 @@ def test_all_predators_are_alike():
         assert {(agent.size, agent.max_speed, agent.accel, agent.mass) for agent in env._partners} == {(0.075, 1.0, 3.0, 1.0)}
 
 
-@pytest.mark.parametrize("env_id", ["mpe/simple_tag", "mpe/simple_spread"])
-def test_limited_sight_hides_those_who_are_far(env_id):
+@pytest.mark.parametrize(
+    "env_id, role", [("mpe/simple_tag", "prey"), ("mpe/simple_tag", "predator"), ("mpe/simple_spread", "mate")]
+)
+def test_limited_sight_hides_those_who_are_far(env_id, role):
     """And changes nothing else."""
-    whole, short = make_env(env_id, seed=0), make_env(env_id, seed=0, sight=0.5)
+    whole, short = (make_env(env_id, seed=0, role=role, sight=sight) for sight in (None, 0.5))
     rng, hidden, seen = np.random.default_rng(0), 0, 0
     for _ in range(3):
         (a, one), (b, other) = whole.reset(), short.reset()
         for _ in range(50):
             for name, x, y in zip(whole.unwrapped.columns, a, b, strict=True):
-                if not name.startswith("partner") or "from_ego" not in name:
+                if not name.startswith("partner") or "message" in name:
                     assert x == y, name
             mates = [i for i, name in enumerate(whole.unwrapped.columns) if "from_ego_x" in name and "partner" in name]
             for i in mates:
                 near = np.hypot(*a[i : i + 2]) <= 0.5
                 assert (b[i : i + 2] == (a[i : i + 2] if near else 0)).all()
                 hidden, seen = hidden + (not near), seen + near
+                if role == "predator" and i == mates[-1]:
+                    assert (b[-2:] == (a[-2:] if near else 0)).all(), "nor its velocity"
             assert (one["partner_observations"] == other["partner_observations"]).all()
             action = int(rng.integers(5))
             (a, reward, *_, one), (b, same, *_, other) = whole.step(action), short.step(action)
