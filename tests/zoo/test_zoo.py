@@ -95,7 +95,7 @@ def test_unknown_objective():
 
 
 @pytest.mark.parametrize("algo, env_id", [("sac", "toy/reach"), ("dqn", "toy/reach-discrete")])
-def test_rl_zoo3_trains_it(algo, env_id, tmp_path):
+def test_rl_zoo3_trains_and_enjoys_it(algo, env_id, tmp_path):
     if find_spec("rl_zoo3") is None:  # importing it would change gymnasium for all tests that follow
         pytest.skip("rl_zoo3 is not installed")
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", algo, "--env", env_id, "--gym-packages", "crl.zoo"]
@@ -107,3 +107,8 @@ def test_rl_zoo3_trains_it(algo, env_id, tmp_path):
     assert "curl_loss" in result.stdout, "the objective was part of the training"
     (model,) = (path for path in (tmp_path / algo).rglob("*.zip"))
     assert {"sac": SAC, "dqn": DQN}[algo].load(model, device="cpu").num_timesteps >= 200
+    command = [sys.executable, "-m", "rl_zoo3.enjoy", "--algo", algo, "--env", env_id, "--gym-packages", "crl.zoo"]
+    command += ["-f", str(tmp_path), "-n", "100", "--no-render", "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Episode Reward") == 2, "two episodes of fifty steps"
