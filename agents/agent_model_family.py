@@ -134,6 +134,8 @@ RELATIONS: dict[str, Any] = {
     "history.ego": "ego_position",
     "history.others": ["partner*_from_ego"],
 }
+#: of a predator: what the prey does, and where, as its habits are ways from corner to corner
+HUNT: dict[str, Any] = {"history.columns": ["ego_position_*", "partner2_*"], "history.differences": 0.0}
 #: lbforaging's tasks of limited sight
 _SHORT_SIGHT = "lbf/*2s-*"
 # Contrast between episodes is solved by all that is constant in one: food, landmarks and levels are left out, and what others
@@ -191,7 +193,9 @@ def option_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("pixels") is True:
         return dict(PIXELS)
     # others come and go: relations know of those who are not there, changes of columns do not
-    return dict(RELATIONS) if options.get("sight") is not None else {}
+    if options.get("sight") is not None:
+        return dict(RELATIONS)
+    return dict(HUNT) if options.get("role") == "predator" else {}
 
 
 def no_pool(env_id: str) -> str:

@@ -327,6 +327,24 @@ def test_rows_of_particles_are_those_of_the_world(env_id):
         histories.step(rng.integers(5, size=4))
 
 
+def test_a_predator_keeps_what_the_prey_does():
+    config = resolve("ppo-nam", TAG, {**SMALL, "env.kwargs.role": "predator"})
+    model, _ = build(config, make_vec_env(TAG, seed=0, n_envs=2, **config["env"]["kwargs"]), seed=0, device="cpu")
+    histories = model.get_env()
+    worlds = [one.unwrapped for one in histories.unwrapped.envs]
+    histories.reset()
+    for _ in range(5):
+        rows = histories.window.x[np.arange(2), histories.window.lengths - 1]
+        for row, world in zip(rows, worlds, strict=True):
+            prey = world._partners[-1].state
+            wanted = [world._ego.state.p_pos, prey.p_pos - world._ego.state.p_pos, prey.p_vel]
+            assert row[:6] == pytest.approx(np.concatenate(wanted), abs=1e-5)
+            assert len(row) == 6 + 5, "and what it did itself"
+        histories.step(np.array([1, 4]))
+    short = resolve("ppo-nam", TAG, {"env.kwargs.role": "predator", "env.kwargs.sight": 0.5})
+    assert short["history"]["columns"] == [] and short["history"]["others"] == ["partner*_from_ego"]
+
+
 def test_rewards_are_scaled_for_the_agent_alone():
     config = resolve("ppo-nam", TAG, {**SMALL, "algorithm.reward_scale": 0.25})
     assert (
