@@ -8,6 +8,8 @@ benchmarks as the recipes.
 from __future__ import annotations
 
 import ast
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,6 +84,30 @@ def source_file(where: str) -> Path:
             f"no module {where} to take the agent from; a file is written with its ending: {where}.py:make"
         )
     return Path(found.origin)
+
+
+def source_hash(agent: str) -> str:
+    """
+    :param agent: ``file.py:function`` or ``module:function``
+    :return: twelve hexadecimal digits of the file that the function stands in: a function that was changed is another agent
+    :raises AgentFunctionError: when there is none
+    """
+    return hashlib.sha256(source_file(agent.rpartition(":")[0]).read_bytes()).hexdigest()[:12]
+
+
+def changed_source(agent: str, about: Mapping[str, Any]) -> str:
+    """
+    :param agent: of a run
+    :param about: its ``config["run"]``
+    :return: ``source: run's there, today's here`` where the function's file has changed since; empty where it has not, where
+        nothing is known of it, and for recipes
+    :raises AgentFunctionError: when the function's file is gone
+    """
+    there = about.get("source")
+    if there is None or not is_function(agent):
+        return ""
+    here = source_hash(agent)
+    return "" if here == there else f"source: {there} there, {here} here"
 
 
 FUNCTION = Family(

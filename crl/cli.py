@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are known to be right: a wrong na
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -269,6 +270,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         List: _list,
         Doctor: _doctor,
     }
+    # as python -m crl has it: environments and agents of one's own are modules that lie here
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         command: Any = tyro.cli(
             _COMMANDS,
@@ -475,6 +479,12 @@ def _bench(command: Bench) -> int:
     from crl.benchmark.command import bench
 
     _check_device(command.device)
+    if command.executor == "local" and command.device.startswith("cuda"):
+        from crl.runs.run import check_device
+
+        check_device(command.device)
+    if command.out is not None:
+        _check_folder(command.out)
     options = {name: value for name, value in vars(command).items() if name != "set"}
     return bench(items=command.set, **options)
 
@@ -482,6 +492,10 @@ def _bench(command: Bench) -> int:
 def _tune(command: Tune) -> int:
     from crl.benchmark.tune import tune
 
+    if command.out is not None:
+        _check_folder(command.out)
+    if command.checkpoint_every < 0:
+        raise UsageError(f"--checkpoint-every {command.checkpoint_every}: 0 (at the end only) or more agent steps")
     options = {name: value for name, value in vars(command).items() if name != "set"}
     return tune(fixed=settings(command.set, "train.env_steps=20000"), **options)
 

@@ -114,6 +114,12 @@ def _maker(source: Any, options: dict[str, Any]) -> Maker:
     except (gym.error.Error, ModuleNotFoundError) as error:
         if isinstance(error, ModuleNotFoundError) and not source.removeprefix("gym/").startswith(str(error.name)):
             raise  # the module is there, but not what it imports
+        module, _, name = source.removeprefix("gym/").rpartition(":")
+        if module and isinstance(error, ModuleNotFoundError):
+            raise UnknownEnvironmentError(
+                f"no module {error.name} to take the environment {name} of {source!r} from: Python must find it (in the "
+                "current folder, or installed)"
+            ) from error
         own = [*_TOYS, *crafter.IDS, *_SHARED, *dmc.task_ids(), *atari.game_ids()]
         known = [*own, *gym.registry, *(f"gym/{name}" for name in gym.registry)]
         raise UnknownEnvironmentError(f"no environment {source!r}. Nearest: {_nearest(source, known)}") from error

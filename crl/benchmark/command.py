@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from crl.benchmark.forecast import forecast, workers_that_fit
+from crl.benchmark.forecast import forecast, hours_of_all, workers_that_fit
 from crl.benchmark.grid import Cell, choose_agents, make_grid, parse_seeds
 from crl.benchmark.launch import Executor, LocalExecutor, visible_gpus
 from crl.benchmark.plan import write_plan
@@ -80,6 +80,7 @@ def bench(
     local = executor == "local"
     # a device that is named by its number is the user's choice, and all runs are on it
     gpus = visible_gpus() if local and device in ("auto", "cuda") else []
+    as_the_cluster_has_room = workers is None and not local
     if workers is None:
         fit = workers_that_fit(cells, usable_cores(), threads, free_memory())
         places = len(gpus) or (1 if device.startswith("cuda:") else fit)
@@ -87,7 +88,7 @@ def bench(
     probing = _probe_arguments() if probe else None
     work = Bench(cells, folder, workers, threads, checkpoint_every, LocalExecutor(gpus), probing, retry_failed, device, video)
     if dry_run:
-        print_forecast(work)
+        print_forecast(work, as_the_cluster_has_room)
         return 0
     if not local:
         work.executor = make_executor(executor, folder, cells, workers, threads, gpus_per_run, slurm)
@@ -143,13 +144,13 @@ def make_executor(
     :param slurm: see :func:`bench`
     :raises ValueError: when the cluster cannot be used
     """
+    memory = 1.2 * max(forecast(cell).memory for cell in cells)
     if name == "ray":
         from crl.benchmark.on_ray import RayExecutor
 
-        return RayExecutor(threads, gpus_per_run)
+        return RayExecutor(threads, gpus_per_run, memory)
     from crl.benchmark.on_slurm import SlurmExecutor, parse_options
 
-    memory = 1.2 * max(forecast(cell).memory for cell in cells)
     return SlurmExecutor(folder / "logs" / "slurm", threads, memory, gpus_per_run, workers, parse_options(list(slurm)))
 
 
@@ -157,40 +158,60 @@ def _probe_arguments() -> list[str]:
     return [] if find_spec("matplotlib") else ["--no-pictures"]
 
 
-def print_forecast(work: Bench) -> None:
-    """The grid, and what is left to do."""
+def print_forecast(work: Bench, as_the_cluster_has_room: bool = False) -> None:
+    """
+    The grid, and what is left to do.
+
+    :param work: not begun
+    :param as_the_cluster_has_room: nobody knows how many runs there will be at a time
+    """
     table = Table("agent", "task", "runs", "left", "hours", "memory", "disk", title="each run", box=SIMPLE)
+    for column in table.columns[:2]:
+        column.overflow = "fold"  # what tells the arms of an ablation apart stands at the end
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in work.jobs:
         groups.setdefault((job.cell.label, job.cell.task.label), []).append(job)
-    hours, unknown, disk, memory = 0.0, 0, 0.0, 0.0
-    for (label, task), jobs in groups.items():
-        needs = forecast(jobs[0].cell)
-        under_way = [job for job in jobs if job.state not in ("finished", "failed")]
-        left = len(under_way)
-        # of a run that was cut off only the rest is to be done
-        hours += (needs.hours or 0.0) * sum(1.0 - _done(job) for job in under_way)
+    needed = {key: forecast(jobs[0].cell) for key, jobs in groups.items()}
+    others = list(dict.fromkeys(needs.measured_on for needs in needed.values() if needs.measured_on))
+    disk, memory = 0.0, 0.0
+    for key, jobs in groups.items():
+        needs, left = needed[key], len(_left(jobs))
         disk += needs.disk * left
         memory = max(memory, needs.memory if left else 0.0)
-        unknown += left * (needs.hours is None)
-        shown = "?" if needs.hours is None else f"{needs.hours:.2f}"
+        note = f" ({others.index(needs.measured_on) + 1})" if needs.measured_on else ""
+        shown = "?" if needs.hours is None else f"{needs.hours:.2f}{note}"
         sizes = (f"{needs.memory / 1e9:.1f} GB", f"{needs.disk / 1e9:.1f} GB")
-        table.add_row(label, task, str(len(jobs)), str(left), shown, *sizes)
+        table.add_row(*key, str(len(jobs)), str(left), shown, *sizes)
     console = Console()
     console.print(table)
-    left = len(work.jobs) - work.count("finished") - work.count("failed")
-    console.print(f"{len(work.jobs)} runs, {left} left, {work.workers} at a time with {work.threads} thread(s) each")
-    known = [f"about {hours / work.workers:.1f} hours"] if unknown < left else []
-    console.print(", and ".join([*known, *([f"{unknown} runs whose time was not measured"] if unknown else [])]))
-    if work.probe is not None and left:
+    for number, measured_on in enumerate(others, 1):
+        console.print(f"({number}) not measured itself: from {measured_on}, by the agent's steps")
+    todo = _left(work.jobs)
+    # of a run that was cut off only the rest is to be done
+    of_each = [(needed[job.cell.label, job.cell.task.label].hours, 1.0 - _done(job)) for job in todo]
+    hours = [one * rest for one, rest in of_each if one is not None]
+    unknown = len(todo) - len(hours)
+    at_a_time = "as many at a time as the cluster has room for," if as_the_cluster_has_room else f"{work.workers} at a time"
+    console.print(f"{len(work.jobs)} runs, {len(todo)} left, {at_a_time} with {work.threads} thread(s) each")
+    if as_the_cluster_has_room:
+        known = f"about {sum(hours):.1f} hours one after the other, the longest {max(hours, default=0.0):.1f}"
+    else:
+        known = f"about {hours_of_all(hours, work.workers):.1f} hours"
+    parts = [known] if hours or not todo else []
+    console.print(", and ".join([*parts, *([f"{unknown} runs whose time was not measured"] if unknown else [])]))
+    if work.probe is not None and todo:
         console.print("the time of probes is not in it")
-    if left:
-        at_a_time = min(work.workers, left)
+    if todo:
+        at_once = 1 if as_the_cluster_has_room else min(work.workers, len(todo))
         there = shutil.disk_usage(next(part for part in (work.out.absolute(), *work.out.absolute().parents) if part.exists()))
         console.print(
             f"all together: {disk / 1e9:.1f} GB of disk ({there.free / 1e9:.1f} GB free), "
-            f"{at_a_time * memory / 1e9:.1f} GB of memory at a time"
+            f"{at_once * memory / 1e9:.1f} GB of memory {'each' if as_the_cluster_has_room else 'at a time'}"
         )
+
+
+def _left(jobs: Sequence[Job]) -> list[Job]:
+    return [job for job in jobs if job.state not in ("finished", "failed")]
 
 
 def _done(job: Job) -> float:
@@ -214,6 +235,8 @@ def _table(work: Bench) -> Table:
     counts = ", ".join(f"{work.count(state)} {state}" for state in states if work.count(state))  # type: ignore[arg-type]
     paused = f"  PAUSED by {work.pause_file}" if work.pause_file.exists() else ""
     table = Table("agent", "task", "seed", "state", "steps", "return", title=counts + paused)
+    for column in table.columns[:2]:
+        column.overflow = "fold"
     for row in results([job for job in work.jobs if job.state in ("running", "elsewhere", "failed")]):
         value = "" if row["return"] is None else return_text(row["return"])
         state = f"{row['state']} on {row['host']}" if row["host"] else row["state"]
@@ -226,8 +249,13 @@ class _Lines:
 
     def __init__(self) -> None:
         self.seen: dict[str, str] = {}
+        self.paused = False
 
     def __call__(self, work: Bench) -> None:
+        if work.pause_file.exists() != self.paused:
+            self.paused = not self.paused
+            told = f"PAUSED by {work.pause_file}: remove it to go on" if self.paused else "going on after a pause"
+            print(told, file=sys.stderr, flush=True)
         for job in work.jobs:
             if self.seen.get(job.cell.name, "waiting") != job.state:
                 done = f" ({work.count('finished')} of {len(work.jobs)} finished)" if job.state == "finished" else ""

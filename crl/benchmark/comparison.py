@@ -12,7 +12,7 @@ import numpy as np
 from crl.agents.recipes import RECIPES
 from crl.benchmark.grid import TUNING_SEEDS
 from crl.benchmark.plan import Plan
-from crl.benchmark.results import ResultsError, Run, plan_of, read_runs
+from crl.benchmark.results import ResultsError, Run, plans_for, read_runs
 from crl.benchmark.statistics import MIN_RUNS, CurveEstimate, mean_curve
 from crl.benchmark.suite import Suite, SuiteError, list_suites, load_suite
 from crl.runs.lengths import final_episodes
@@ -171,7 +171,7 @@ def compare(folders: Sequence[Path], suite: str | None = None) -> Comparison:
     """
     chosen = None if suite is None else load_suite(suite)
     everything, words = read_runs(folders)
-    plans = [plan for plan in (plan_of(folder)[1] for folder in folders) if plan is not None]
+    plans = [plan for folder in folders for plan in plans_for(folder).values()]
     tuning = [run for run in everything if run.seed in TUNING_SEEDS]
     if len(tuning) == len(everything):
         raise ResultsError(

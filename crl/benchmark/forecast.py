@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from crl.agents.recipes import resolve
 from crl.benchmark.grid import Cell
-from crl.runs.lengths import action_repeat, image_channels, image_size
+from crl.runs.lengths import action_repeat, agent_steps, image_channels, image_size
 
 MEASURED = Path(__file__).parent / "data" / "measured.csv"
 #: of a process with torch, MuJoCo and a network of the usual size, the allocator keeping its peak: what speed.py shows
@@ -19,14 +20,17 @@ PROCESS_BYTES = 1.3e9
 class Forecast(NamedTuple):
     """
     :param hours: of one run at one thread, from rows of ``measured.csv``: of the same agent on the same environment, else of
-        others on it, else of the same agent on others of its kind (``atari/``); None where nothing like it was measured
+        others on it, else of the same agent on others of its kind (``atari/``), as many hours for each of the agent's steps;
+        None where nothing like it was measured
     :param memory: bytes of one run, replay buffer included
     :param disk: bytes of one run's checkpoints: its frames, once, and a few copies of its weights
+    :param measured_on: agent and environment that the hours are of, where it is not this agent on this environment
     """
 
     hours: float | None
     memory: float
     disk: float
+    measured_on: str = ""
 
 
 def forecast(cell: Cell, measured: Path = MEASURED) -> Forecast:
@@ -36,7 +40,8 @@ def forecast(cell: Cell, measured: Path = MEASURED) -> Forecast:
     """
     config = _config_of(cell)
     frames = replay_bytes(config)
-    return Forecast(_hours(config, measured), PROCESS_BYTES + frames, frames + 2e8)
+    hours, measured_on = _hours(config, measured)
+    return Forecast(hours, PROCESS_BYTES + frames, frames + 2e8, measured_on)
 
 
 def _config_of(cell: Cell) -> dict[str, Any]:
@@ -55,17 +60,37 @@ def replay_bytes(config: Mapping[str, Any]) -> float:
     return float(stored) * (image_channels(config) * size * size * 1.02 + 100)
 
 
-def _hours(config: Mapping[str, Any], measured: Path) -> float | None:
+def _hours(config: Mapping[str, Any], measured: Path) -> tuple[float | None, str]:
     rows = list(csv.DictReader(measured.open())) if measured.exists() else []
-    env_id, budget = config["env"]["id"], config["train"]["env_steps"]
+    agent, env_id = config["agent"], config["env"]["id"]
     same_env = [row for row in rows if row["env"] == env_id]
     kind = env_id.partition("/")[0] + "/"
-    same_agent = [row for row in rows if row["agent"] == config["agent"] and row["env"].startswith(kind)]
+    same_agent = [row for row in rows if row["agent"] == agent and row["env"].startswith(kind)]
     best = [row for row in same_env if row in same_agent] or same_env or same_agent
     if not best:
-        return None
-    rates = sorted(float(row["hours"]) / float(row["env_steps"]) for row in best)
-    return rates[len(rates) // 2] * budget
+        return None, ""
+    ordered = sorted((_hours_a_step(row), row["agent"], row["env"]) for row in best)
+    rate, *found = ordered[len(ordered) // 2]
+    return rate * agent_steps(config), "" if found == [agent, env_id] else " on ".join(found)
+
+
+def _hours_a_step(row: Mapping[str, str]) -> float:
+    """Of the agent: it acts and learns once in so many steps of the environment."""
+    own = json.loads(row.get("set") or "{}").get("env.kwargs.action_repeat")
+    repeat = action_repeat({"env": {"id": row["env"], "kwargs": {} if own is None else {"action_repeat": own}}})
+    return float(row["hours"]) / (float(row["env_steps"]) / repeat)
+
+
+def hours_of_all(hours: Sequence[float], workers: int) -> float:
+    """
+    :param hours: of each run, in the order of starting
+    :param workers: runs at a time
+    :return: until the last one is finished, a run being started as soon as another one ends
+    """
+    busy_until = [0.0] * min(workers, len(hours))
+    for one in hours:
+        busy_until[busy_until.index(min(busy_until))] += one
+    return max(busy_until, default=0.0)
 
 
 def workers_that_fit(cells: Sequence[Cell], cores: int, threads: int, free_memory: float) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from crl.agents.config import ADDED_FIELDS
 from crl.agents.family import update_of
 from crl.agents.fields import takes_list
+from crl.agents.function_family import changed_source
 from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.suite import Suite, Task
 from crl.envs.make import check_env_id
@@ -53,10 +54,11 @@ class Cell:
         return out / self.name
 
 
-def parse_seeds(text: str, tuning: bool = False) -> list[int]:
+def parse_seeds(text: str, tuning: bool = False, source: str = "--seeds") -> list[int]:
     """
     :param text: ``5`` for 1 to 5, ``2-4``, ``1,7,9``, or a mixture of the latter
     :param tuning: allow tuning seeds, and only them
+    :param source: who says so, for messages
     :raises GridError: for anything else
     """
     try:
@@ -68,18 +70,18 @@ def parse_seeds(text: str, tuning: bool = False) -> list[int]:
             if any(len(part) > 2 for part in parts):
                 raise ValueError
     except ValueError:
-        raise GridError(f"--seeds {text}: 5 (for 1 to 5), 2-4, or 1,7,9") from None
+        raise GridError(f"{source} {text}: 5 (for 1 to 5), 2-4, or 1,7,9") from None
     if not seeds or len(set(seeds)) < len(seeds):
-        raise GridError(f"--seeds {text}: {'every seed once' if seeds else 'at least one'}")
+        raise GridError(f"{source} {text}: {'every seed once' if seeds else 'at least one'}")
     inside = [seed for seed in seeds if seed in TUNING_SEEDS]
     if inside and not tuning:
         raise GridError(
-            f"--seeds {text}: {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1} are for choosing hyperparameters and are never "
+            f"{source} {text}: {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1} are for choosing hyperparameters and are never "
             "reported; take others, or pass --tuning"
         )
     if tuning and len(inside) < len(seeds):
         raise GridError(
-            f"--seeds {text}: to choose hyperparameters there are {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1}, such as "
+            f"{source} {text}: to choose hyperparameters there are {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1}, such as "
             "101-103, or 101-101 for one of them (101 alone means 1 to 101)"
         )
     return seeds
@@ -107,6 +109,10 @@ def parse_variants(items: Sequence[str], takes_list: Callable[[str], bool] = lam
             told = " (values that are lists are separated by ;)" if takes_list(name) else ""
             raise GridError(f"--set {item!r}: every value once, and none empty{told}")
         choices.append([(name, value) for value in values])
+    names = [choice[0][0] for choice in choices]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise GridError(f"--set: {twice} is given twice; give it once, with a,b for an ablation")
     return [dict(combination) for combination in itertools.product(*choices)]
 
 
@@ -122,9 +128,10 @@ def choose_agents(suite: Suite, agents: Sequence[str], seeds: Sequence[int] | No
         raise GridError(f"--agents: name at least one, such as rad-sac,curl-sac; the suite {suite.name} names none")
     if len(set(agents)) < len(agents):
         raise GridError(f"--agents {','.join(agents)}: every agent once")
-    own = {agent: parse_seeds(text) for agent, text in suite.agents.items()}
+    wanted = {agent: text for agent, text in suite.agents.items() if seeds is None and (agent in agents or not agents)}
+    own = {agent: parse_seeds(text, source=f"suite {suite.name}, agents, {agent}:") for agent, text in wanted.items()}
     usual = list(range(1, 6))
-    return {agent: list(seeds) if seeds is not None else own.get(agent, usual) for agent in agents or own}
+    return {agent: list(seeds) if seeds is not None else own.get(agent, usual) for agent in agents or suite.agents}
 
 
 def make_grid(
@@ -144,12 +151,15 @@ def make_grid(
         raise GridError(f"--agents {','.join(agents)}: {'every agent once' if agents else 'at least one'}")
     by_agent = agents if isinstance(agents, Mapping) else dict.fromkeys(agents, seeds)
     agents, seeds = list(by_agent), sorted({seed for of_agent in by_agent.values() for seed in of_agent})
+    for task in suite.tasks:
+        _check_task(suite, task, list(agents))
     variants = parse_variants(items, lambda name: any(takes_list(family_of(agent).config, name) for agent in agents))
     varied = {name for name in variants[0] if len({variant[name] for variant in variants}) > 1}
     names = {agent: agent.rpartition(":")[2] for agent in agents}
     if len(set(names.values())) < len(agents):
         raise GridError(f"--agents {','.join(agents)}: two functions of the same name; give one of them another")
     cells = []
+    effective: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
     for seed, task, agent, variant in itertools.product(seeds, suite.tasks, agents, variants):
         if seed not in by_agent[agent]:
             continue
@@ -158,11 +168,48 @@ def make_grid(
         config = resolve(agent, task.env, overrides)
         if seed == seeds[0]:
             check_env_id(task.env, config["env"]["kwargs"])
-            wasted = never_learns(config, agent_steps(config))
+            wasted = never_learns(config, agent_steps(config), "--set train.env_steps=..., or the suite's env_steps")
             if wasted:
                 raise GridError(wasted)
+            effective.setdefault((agent, task.label), []).append((told, _effective(config)))
         cells.append(Cell(agent, f"{names[agent]}+{told}" if told else names[agent], task, seed, overrides))
+    for (agent, _), arms in effective.items():
+        same = [told for told, config in arms if sum(config == other for _, other in arms) > 1]
+        if same:
+            raise GridError(
+                f"{agent} has no objective (objective.weight=0): {' and '.join(same)} are one and the same. Leave it out "
+                f"of this ablation, and run it in a command of its own without --set {same[0].partition('=')[0]}"
+            )
     return cells
+
+
+def _check_task(suite: Suite, task: Task, agents: Sequence[str]) -> None:
+    """What is wrong with a task whatever the command line says, told with the place where it stands."""
+    overrides = suite.overrides(task)
+    options = {path.removeprefix("env.kwargs."): value for path, value in overrides.items() if path.startswith("env.kwargs.")}
+    try:
+        check_env_id(task.env, options)
+        for agent in agents:
+            if _resolves(agent, task.env):  # else it is no matter of the suite's fields
+                resolve(agent, task.env, overrides)
+    except ValueError as error:
+        raise GridError(f"suite {suite.name}, task {task.label}: {error}") from error
+
+
+def _resolves(agent: str, env_id: str) -> bool:
+    try:
+        resolve(agent, env_id)
+    except ValueError:
+        return False
+    return True
+
+
+def _effective(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is made of: the fields of an objective that has no weight are not among it."""
+    flat = flatten(config)
+    if flat.get("objective.weight") != 0:
+        return flat
+    return {path: value for path, value in flat.items() if not path.startswith("objective.")}
 
 
 def same_run(cell: Cell, config: Mapping[str, Any]) -> list[str]:
@@ -182,4 +229,6 @@ def same_run(cell: Cell, config: Mapping[str, Any]) -> list[str]:
     about, update = config.get("run", {}), family_of(cell.agent).update
     there = {"seed": about.get("seed"), "update": update_of(about)}
     here = {"seed": cell.seed, "update": update}
+    changed = changed_source(cell.agent, about)
+    differ += [changed] if changed else []
     return differ + [f"{name}: {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]

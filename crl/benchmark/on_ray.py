@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,10 +29,11 @@ class RayExecutor:
 
     :param threads: of each run: CPUs that Ray reserves for it
     :param gpus_per_run: GPUs that Ray reserves for it; 0.25 lets four runs share one
+    :param memory: bytes that Ray reserves for it, of what each machine says that it has; 0 reserves none
     :raises RayError: when Ray is not installed, or no machine of the cluster is large enough
     """
 
-    def __init__(self, threads: int = 1, gpus_per_run: float = 0.0) -> None:
+    def __init__(self, threads: int = 1, gpus_per_run: float = 0.0, memory: float = 0.0) -> None:
         if find_spec("ray") is None:
             raise RayError("--executor ray needs Ray: pip install 'crl[cluster]'")
         if gpus_per_run > 1 and gpus_per_run != int(gpus_per_run):
@@ -45,22 +47,26 @@ class RayExecutor:
         if self._ours:
             _connect(ray)
         try:
-            self._check(ray, threads, gpus_per_run)
+            self._check(ray, threads, gpus_per_run, memory)
         except RayError:
             self.close()
             raise
         # lost ones are handed over by the runner, which sees from the folder where they stand
         options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus_per_run, "max_retries": 0}
+        if memory:
+            options["memory"] = int(memory)
         self._task = ray.remote(**options)(_work)
 
     @staticmethod
-    def _check(ray: Any, threads: int, gpus: float) -> None:
+    def _check(ray: Any, threads: int, gpus: float, memory: float) -> None:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in machines):
-            there = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in machines)
+        wanted = {"CPU": threads, "GPU": gpus, "memory": memory}
+        if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in machines):
+            there = "; ".join(map(_resources, machines))
             raise RayError(
-                f"no machine of this Ray cluster has the {threads} CPUs and {gpus:g} GPUs that each run asks for (there are: "
-                f"{there or 'none'}): choose other --threads and --gpus-per-run"
+                f"no machine of this Ray cluster has the {_resources(wanted)} that each run asks for (there are: "
+                f"{there or 'none'}): choose other --threads and --gpus-per-run, or a smaller replay "
+                "(--set algorithm.buffer_size=...)"
             )
 
     def start(self, launches: list[Launch]) -> list[Handle]:
@@ -77,6 +83,11 @@ class RayExecutor:
             import ray
 
             ray.shutdown()
+
+
+def _resources(node: Mapping[str, float]) -> str:
+    memory = f" and {node['memory'] / 1e9:.1f} GB" if node.get("memory") else ""
+    return f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs{memory}"
 
 
 def _connect(ray: Any) -> None:

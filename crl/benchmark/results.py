@@ -14,6 +14,7 @@ import numpy as np
 
 from crl.agents.config import ADDED_FIELDS
 from crl.agents.family import update_of
+from crl.agents.function_family import changed_source
 from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.plan import Plan, Planned, read_plan
 from crl.benchmark.subgoals import SubgoalRates, read_rates
@@ -154,14 +155,13 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     for folder in folders:
         if not folder.is_dir():
             raise ResultsError(f"no folder {folder}: give folders of runs, such as crl bench writes")
-        base, plan = plan_of(folder)
-        planned = {} if plan is None else plan.runs
+        plans = plans_for(folder)
         paths = find_runs(folder)
         for path in paths:
             if path.resolve() in runs:
                 continue
             try:
-                runs[path.resolve()] = _read(path, planned.get(path.resolve().relative_to(base).as_posix()))
+                runs[path.resolve()] = _read(path, _planned(path.resolve(), plans))
             except RunFolderError as error:
                 words.append(str(error))
         if not paths:
@@ -185,6 +185,27 @@ def plan_of(folder: Path) -> tuple[Path, Plan | None]:
             below = {name: run for name, run in plan.runs.items() if (base / name).is_relative_to(place)}
             return base, plan._replace(runs=below)
     return place, None
+
+
+def plans_for(folder: Path) -> dict[Path, Plan]:
+    """
+    :param folder: of a benchmark or a part of it, or with benchmarks below it
+    :return: plans by the benchmark's folder, as far as they are about runs in ``folder``
+    :raises crl.benchmark.plan.PlanError: for a plan that cannot be read
+    """
+    base, plan = plan_of(folder)
+    if plan is not None:
+        return {base: plan}
+    bases = dict.fromkeys(plan_of(path)[0] for path in find_runs(folder))
+    found = {base: read_plan(base) for base in bases}
+    return {base: plan for base, plan in found.items() if plan is not None}
+
+
+def _planned(path: Path, plans: Mapping[Path, Plan]) -> Planned | None:
+    for base, plan in plans.items():
+        if path.is_relative_to(base):
+            return plan.runs.get(path.relative_to(base).as_posix())
+    return None
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -281,13 +302,15 @@ def recipe_differences(config: Mapping[str, Any], overrides: Mapping[str, Any]) 
     """
     try:
         current = flatten(resolve(str(config["agent"]), str(config["env"]["id"]), overrides))
+        changed = changed_source(str(config["agent"]), config.get("run", {}))
     except ValueError:
         return None
     added = {path: value for path, value in ADDED_FIELDS.items() if path in current}
     there = {**added, **flatten({key: value for key, value in config.items() if key != "run"})}
     absent = "absent"
     update, now = update_of(config.get("run", {})), family_of(str(config["agent"])).update
-    return [f"update: {update} ({now})"] * (update != now) + [
+    told = [f"update: {update} ({now})"] * (update != now) + [changed] * bool(changed)
+    return told + [
         f"{path}: {there.get(path, absent)} ({current.get(path, absent)})"
         for path in sorted(there.keys() | current.keys())
         if there.get(path, absent) != current.get(path, absent) and path != "train.threads"

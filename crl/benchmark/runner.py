@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from crl.benchmark.grid import Cell, same_run
 from crl.benchmark.launch import LOST, Executor, Handle, Launch, LocalExecutor, Outcome
-from crl.runs.folder import RunFolder, RunFolderError, write_atomically
+from crl.runs.folder import RunFolder, RunFolderError, Table, write_atomically
 from crl.runs.stop import STOPPED, StopRequest
 
 State = Literal["waiting", "running", "elsewhere", "finished", "failed"]
@@ -100,7 +100,11 @@ class Bench:
         if self.workers < 1 or self.threads < 1:
             raise BenchError(f"--workers {self.workers}, --threads {self.threads}: at least 1")
         self.executor = self.executor or LocalExecutor()
-        crashes = {} if self.retry_failed else self._noted_crashes()
+        noted = self._noted_crashes()
+        own = {cell.name for cell in self.cells}
+        # of runs in this folder that this command is not about
+        self._others = {name: crashes for name, crashes in noted.items() if name not in own}
+        crashes = {} if self.retry_failed else noted
         for cell in self.cells:
             folder = RunFolder(cell.folder(self.out))
             job = Job(cell, folder, self._launch(cell, folder))
@@ -139,7 +143,7 @@ class Bench:
         return dict(noted)
 
     def _note(self) -> None:
-        crashes = {job.cell.name: job.attempts for job in self.jobs if job.attempts}
+        crashes = {**self._others, **{job.cell.name: job.attempts for job in self.jobs if job.attempts}}
         write_atomically(self._notes, (json.dumps({"crashes": crashes}, indent=1) + "\n").encode())
 
     def _launch(self, cell: Cell, folder: RunFolder) -> Launch:
@@ -172,7 +176,10 @@ class Bench:
             job.state, job.error = "finished", f"could not be probed or filmed: {job.launch.log}"
         elif job.attempts >= ATTEMPTS:
             told = summary.get("error") if summary.get("state") == "failed" else None
-            job.state, job.error = "failed", str(told or f"{job.crash or 'crashed'}: {job.launch.log}")
+            job.state, job.error = (
+                "failed",
+                str(told or f"{job.crash or 'crashed'}{_last_words(job.launch.log)}: {job.launch.log}"),
+            )
         elif job.losses >= LOSSES:
             job.state, job.error = "failed", f"{job.losses} workers were lost, one after the other: {job.launch.log}"
         else:
@@ -296,6 +303,17 @@ def _how(outcome: Outcome) -> str:
     return f"{killed}, as when memory runs out" if -outcome == signal.SIGKILL else killed
 
 
+def _last_words(log: str) -> str:
+    """What ``crl`` said last about what is wrong, in brackets; empty where it said nothing."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(-min(os.path.getsize(log), 10_000), os.SEEK_END)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((f" ({line.removeprefix('crl: ')})" for line in reversed(lines) if line.startswith("crl: ")), "")
+
+
 def as_text(value: Any) -> str:
     """A value as the command line takes it."""
     if value is None:
@@ -321,7 +339,10 @@ def results(jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
                 "task": job.cell.task.label,
                 "seed": job.cell.seed,
                 "state": job.state,
-                "steps": int(summary.get("steps", 0)),
+                # a checkpoint's, or where an evaluation has been since
+                "steps": max(
+                    int(summary.get("steps", 0)), *(int(row["step"]) for row in Table(job.folder.eval_file).rows()[-1:]), 0
+                ),
                 "of": job.total_steps if job.folder.config_file.exists() else None,
                 "return": summary.get("final_return", evaluations[-1] if evaluations else None),
                 "updates_per_second": summary.get("updates_per_second"),

@@ -28,7 +28,6 @@ from crl.benchmark.task_figure import TaskPanel, ends, probe_values, probed, tas
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_THRESHOLDS = np.linspace(0, 1, 101)
 #: pairs beyond these make a table, and no figure
 _MOST_PAIRS = 15
 
@@ -191,13 +190,19 @@ def _curves(curves: dict[str, np.ndarray], steps: np.ndarray, scores: dict[str, 
         pictures.append(_curve_picture("sample_efficiency", alt, caption, found, style, *labels))
     else:
         section.parts.append("The runs have no two evaluations at common environment steps: there is no curve over all tasks.")
-    found = statistics.profiles(scores, _THRESHOLDS)
+    found = statistics.profiles(scores, _thresholds(scores))
     caption = "Share of runs whose normalised score is above the threshold; a curve above another everywhere is better."
-    shares = ", ".join(f"{agent} {curve.point[len(curve.x) // 2]:.2f}" for agent, curve in found.items())
-    alt = f"Performance profiles. Share of runs above half of the scale: {shares}"
+    shares = ", ".join(f"{agent} {(values > 0.5).mean():.2f}" for agent, values in scores.items())
+    alt = f"Performance profiles. Share of runs above a score of 0.5: {shares}"
     pictures.append(_curve_picture("profiles", alt, caption, found, style, "normalised score", "share of runs above it"))
     section.parts.append(pictures)
     return section
+
+
+def _thresholds(scores: dict[str, np.ndarray]) -> np.ndarray:
+    """From 0 to 1, and as far beyond as there are scores: games are played better than by humans, and worse than at random."""
+    values = np.concatenate([values.ravel() for values in scores.values()])
+    return np.linspace(min(0.0, np.floor(10 * values.min()) / 10), max(1.0, np.ceil(10 * values.max()) / 10), 101)
 
 
 def _pairs(scores: dict[str, np.ndarray]) -> list[Section]:

@@ -241,7 +241,7 @@ def efficiency(curves: Scores, steps: np.ndarray, reps: int = REPS, seed: int = 
 
     :param curves: ``{agent: (runs, tasks, steps)}``, normalised, whole
     :param steps: environment steps, ``(steps,)``
-    :param reps: bootstrap samples, of whole runs
+    :param reps: bootstrap samples, drawn for each evaluation: bands hold point by point
     :param seed: of the bootstrap
     :raises StatisticsError: for missing scores
     """
@@ -285,7 +285,7 @@ def mean_curve(values: np.ndarray, x: np.ndarray, reps: int = REPS, seed: int = 
 
     :param values: ``(runs, points)``
     :param x: ``(points,)``
-    :param reps: bootstrap samples, of whole runs
+    :param reps: bootstrap samples, drawn for each point: bands hold point by point
     :param seed: of the bootstrap
     :raises StatisticsError: for missing values
     """

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from crl.agents.fields import free_value
 from crl.agents.recipes import flatten, resolve
 from crl.benchmark.grid import Cell, parse_seeds
 from crl.benchmark.runner import Bench, Job
@@ -23,6 +24,7 @@ from crl.benchmark.search import Space, parse_search
 from crl.benchmark.suite import Task
 from crl.envs.make import check_env_id
 from crl.runs.folder import RunFolder, RunFolderError, Table, write_atomically
+from crl.runs.lengths import agent_steps, never_learns
 from crl.runs.return_text import return_text
 from crl.runs.stop import STOPPED, StopRequest
 
@@ -91,10 +93,16 @@ def tune(
     if trials < 1 or workers < 1 or threads < 1:
         raise TuneError(f"--trials {trials}, --workers {workers}, --threads {threads}: at least 1")
     chosen = parse_seeds(seeds, tuning=True)
+    kwargs = {path: free_value(value) for path, value in (fixed or {}).items() if path.startswith("env.kwargs.")}
+    check_env_id(env, {path.removeprefix("env.kwargs."): value for path, value in kwargs.items()})
     config = resolve(agent, env, fixed or {})
-    check_env_id(env, config["env"]["kwargs"])
     plan = Plan(agent, env, chosen, list(search), dict(fixed or {}))
     space = parse_search(search, agent, env, plan.fixed)
+    for starts in space["algorithm.learning_starts"].ends() if "algorithm.learning_starts" in space else (None,):
+        tried = config if starts is None else resolve(agent, env, {**plan.fixed, "algorithm.learning_starts": starts})
+        wasted = never_learns(tried, agent_steps(tried), "--set train.env_steps=...")
+        if wasted:
+            raise TuneError(wasted)
     folder = out or Path("runs") / "tune" / agent.rpartition(":")[2] / env.replace("/", "-")
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -33,10 +33,11 @@ def final_episodes(config: Mapping[str, Any]) -> int:
     return int(fields["eval_episodes"] if told is None else told)
 
 
-def never_learns(config: Mapping[str, Any], steps: int) -> str:
+def never_learns(config: Mapping[str, Any], steps: int, longer: str = "--env-steps") -> str:
     """
     :param config: resolved
     :param steps: agent steps of the run
+    :param longer: what makes the run longer, for the sentence
     :return: what is wrong where a run ends before its first update, and what to do; empty where it does not
     """
     first = config.get("algorithm", {}).get("learning_starts", 0)
@@ -45,7 +46,7 @@ def never_learns(config: Mapping[str, Any], steps: int) -> str:
     return (
         f"{config['agent']} on {config['env']['id']} never learns: it updates after algorithm.learning_starts={first} agent "
         f"steps, and the run has {steps}. Lower the one (--set algorithm.learning_starts={max(1, steps // 50)}), or raise the "
-        "other (--env-steps)"
+        f"other ({longer})"
     )
 
 

@@ -22,6 +22,7 @@ from stable_baselines3.common.utils import get_device, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from crl.agents import build, resolve
+from crl.agents.function_family import changed_source, is_function, source_hash
 from crl.agents.recipes import family_of
 from crl.callbacks.achievement_phases import AchievementPhases, bind_memory
 from crl.callbacks.find_encoders import find_encoders
@@ -106,6 +107,8 @@ def new_run(
         "revision": _revision(),
         "update": family_of(agent).update,
     }
+    if is_function(agent):
+        config["run"]["source"] = source_hash(agent)
     folder = RunFolder(out if out is not None else RunFolder.default_path(suite, agent, env_id, seed))
     folder.create(config)
     folder.update_summary(state="running", agent=agent, env=env_id, seed=seed, steps=0)
@@ -204,6 +207,9 @@ def _go_on(
         _note_failure(folder, str(error), folder.summary().get("steps", 0))
         raise RunError(f"{error}. Nothing is left to go on from: begin anew in another folder", can_go_on=False) from error
     _let_memory_see(model)
+    changed = changed_source(config["agent"], config["run"])
+    if changed:
+        _say(f"{config['agent']} has changed since the run began ({changed}): it goes on with what stands there now")
     for line in problems:
         _say(line)
     checkpoints.drop_later(found["path"])

@@ -69,7 +69,7 @@ def kill_worker(job):
 def test_a_lost_ray_worker(tmp_path, ray_of_two):
     cells = tiny(tmp_path, [1, 2], steps=100)
     out = tmp_path / "out"
-    work = Bench(cells, out, workers=2, checkpoint_every=20, executor=RayExecutor(threads=1))
+    work = Bench(cells, out, workers=2, checkpoint_every=20, executor=RayExecutor(threads=1, memory=1e8))
     show, struck = killer(cells[0], out, 20, kill_worker)
     assert work.run(show, poll=0.1)
     assert struck and struck[0] < 100, "it was killed in the middle"
@@ -98,8 +98,10 @@ def test_usage_is_not_reported():
 
 
 def test_more_than_the_cluster_has(ray_of_two):
-    with pytest.raises(RayError, match="no machine of this Ray cluster has the 1 CPUs and 0.25 GPUs"):
+    with pytest.raises(RayError, match="no machine of this Ray cluster has the 1 CPUs, 0.25 GPUs that"):
         RayExecutor(threads=1, gpus_per_run=0.25)
+    with pytest.raises(RayError, match=r"has the 1 CPUs, 0 GPUs and 9000000.0 GB that .*algorithm.buffer_size"):
+        RayExecutor(threads=1, memory=9e15)
     with pytest.raises(RayError, match="has the 64 CPUs"):
         RayExecutor(threads=64)
 

@@ -4,7 +4,7 @@ import pytest
 
 from crl.agents.fields import ConfigError
 from crl.agents.recipes import RECIPES, resolve
-from crl.benchmark.forecast import forecast, replay_bytes, workers_that_fit
+from crl.benchmark.forecast import forecast, hours_of_all, replay_bytes, workers_that_fit
 from crl.benchmark.grid import GridError, choose_agents, make_grid, parse_seeds, parse_variants, same_run
 from crl.benchmark.suite import Suite, Task, load_suite
 
@@ -29,6 +29,40 @@ def test_variants():
     for item in ("gamma", "=1", "a=", "a=1,,2", "a=1,1"):
         with pytest.raises(GridError, match="--set"):
             parse_variants([item])
+
+
+def test_a_field_that_is_given_twice_is_refused(tmp_path):
+    """The last of two would win silently, or every run be made twice."""
+    (tmp_path / "best.yaml").write_text("a: 1\n")
+    for items in (["a=1", "a=2"], ["a=1,2", "a=3"], ["a=1,2", str(tmp_path / "best.yaml")]):
+        with pytest.raises(GridError, match="a is given twice"):
+            parse_variants(items)
+
+
+def test_arms_that_are_the_same_are_refused():
+    items = ["objective.temperature=0.1,0.5"]
+    with pytest.raises(GridError, match=r"rad-sac has no objective .*0.1 and .*0.5 are one and the same"):
+        make_grid(load_suite("toy"), ["curl-sac", "rad-sac"], [1], items)
+    assert len(make_grid(load_suite("toy"), ["rad-sac"], [1], ["algorithm.gamma=0.9,0.99"])) == 4
+    # one without a weight among others is the control
+    assert len(make_grid(load_suite("toy"), ["curl-sac"], [1], ["objective.weight=0,1"])) == 4
+
+
+def test_what_is_wrong_in_a_suite_is_told_with_its_place():
+    def suite(env="toy/reach", **fields):
+        return Suite("mine", "", 2000, 500, 1, (Task(env, 0, 1, env),), fields=fields)
+
+    with pytest.raises(GridError, match="suite mine, task toy/reech: no environment 'toy/reech'. Nearest: toy/reach"):
+        make_grid(suite("toy/reech"), ["sac"], [1])
+    with pytest.raises(GridError, match="suite mine, task toy/reach: no field 'algorithm.gama'. Nearest: algorithm.gamma"):
+        make_grid(suite(**{"algorithm.gama": 0.9}), ["sac"], [1])
+    with pytest.raises(ValueError, match="^no agent 'sca'"):
+        make_grid(suite(), ["sca"], [1])
+    with pytest.raises(ValueError, match="^no field 'algorithm.gama'"):
+        make_grid(suite(), ["sac"], [1], ["algorithm.gama=0.9"])
+    with pytest.raises(GridError, match="^suite mine, agents, sac: 101-103: 101 to 200 are for choosing"):
+        choose_agents(Suite("mine", "", 1, 1, 1, (), agents={"sac": "101-103"}), [], None)
+    assert choose_agents(Suite("mine", "", 1, 1, 1, (), agents={"sac": "101-103"}), ["sac"], [1]) == {"sac": [1]}
 
 
 def test_agents_that_would_never_learn_are_refused():
@@ -106,6 +140,15 @@ def test_every_recipe_has_a_forecast(agent):
     raise AssertionError(f"{agent} goes with none of them")
 
 
+def test_hours_of_all():
+    assert hours_of_all([], 3) == 0.0
+    assert hours_of_all([8.5], 2) == 8.5, "one run takes as long as it takes"
+    assert hours_of_all([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+    assert hours_of_all([1.0, 1.0, 1.0], 2) == 2.0
+    assert hours_of_all([1.0, 1.0, 3.0], 2) == 4.0, "in the order of starting"
+    assert hours_of_all([2.0, 1.0], 8) == 2.0
+
+
 def test_forecast(tmp_path):
     (cell,) = make_grid(load_suite("swingup100k"), ["sac"], [3])
     table = tmp_path / "measured.csv"
@@ -113,12 +156,15 @@ def test_forecast(tmp_path):
     header, row = "agent,env,env_steps,hours\n", "{},dmc/cartpole-swingup,{},{}\n"
     table.write_text(header + "sac,toy/reach,100000,9.0\ncurl-sac,dmc/walker-walk,100000,9.0\n")
     assert forecast(cell, table).hours is None
+    # action repeats: 8 of cartpole, 2 of walker, 4 where the row says so
     table.write_text(header + "sac,dmc/walker-walk,50000,2.0\n")
-    assert forecast(cell, table).hours == 4.0, "of the agent on another task of DeepMind Control"
+    assert forecast(cell, table)[::3] == (1.0, "sac on dmc/walker-walk"), "of the agent on another task"
+    table.write_text(header.replace("\n", ",set\n") + 'sac,dmc/walker-walk,50000,2.0,"{""env.kwargs.action_repeat"": 4}"\n')
+    assert forecast(cell, table).hours == 2.0
     table.write_text(header + row.format("curl-sac", 50_000, 1.0))
-    assert forecast(cell, table).hours == 2.0, "of another agent on the same task, scaled"
+    assert forecast(cell, table)[::3] == (2.0, "curl-sac on dmc/cartpole-swingup"), "of another agent on the same task, scaled"
     table.write_text(table.read_text() + row.format("sac", 100_000, 0.5))
-    assert forecast(cell, table).hours == 0.5
+    assert forecast(cell, table)[::3] == (0.5, "")
     needs = forecast(cell, table)
     config = resolve("sac", cell.task.env, cell.overrides)
     # action repeat 8: an eighth of the buffer is filled

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from crl.benchmark.comparison import compare
@@ -21,7 +22,7 @@ from crl.benchmark.partner_section import partner_probes
 from crl.benchmark.record import record
 from crl.benchmark.report import report
 from crl.benchmark.restore import restore
-from crl.benchmark.sections import Section, _beside_published
+from crl.benchmark.sections import Section, _beside_published, _thresholds
 from crl.benchmark.statistics import Estimate
 from crl.benchmark.subgoal_section import subgoal_rates
 from crl.benchmark.suite import Task
@@ -36,6 +37,13 @@ pytest.importorskip("matplotlib")
 #: drawing takes a while where other work goes on
 pytestmark = pytest.mark.timeout(600)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def test_profiles_show_all_scores():
+    """Games are played twice as well as by humans, or worse than at random."""
+    assert _thresholds({"a": np.array([[0.2, 0.9]])})[[0, -1]].tolist() == [0.0, 1.0]
+    wide = _thresholds({"a": np.array([[-0.14, 0.9]]), "b": np.array([[2.03, 0.0]])})
+    assert wide[[0, -1]] == pytest.approx([-0.2, 2.1]) and len(wide) == 101
 
 
 @pytest.fixture(scope="module")

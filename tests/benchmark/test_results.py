@@ -378,6 +378,23 @@ def test_a_part_of_a_benchmark_is_read_by_its_plan(tmp_path):
     assert found.bounds.keys() == set(found.tasks)
 
 
+def test_benchmarks_side_by_side_are_read_by_their_plans(tmp_path):
+    """A folder with two of them: tasks keep their labels and bounds, and nothing is missing that nobody planned."""
+    for name, seeds in (("toy", [1]), ("mine", [1, 2])):
+        suite = replace(load_suite("toy"), name=name)
+        if name == "mine":
+            suite = replace(suite, tasks=(Task("toy/reach", 0, 40, "mine"),))
+        cells = make_grid(suite, ["sac"], seeds)
+        for cell in cells[:-1] if name == "mine" else cells:
+            fields = dict(overrides=dict(cell.overrides), env_steps=2000)
+            write_run(tmp_path / name, cell.agent, cell.task.env, cell.seed, 20.0, task=cell.task.label, **fields)
+        write_plan(tmp_path / name, suite, cells)
+    found = compare([tmp_path])
+    assert found.agents == ["sac"] and set(found.tasks) == {"toy/reach", "toy/reach-busy", "mine"}
+    assert found.bounds["mine"] == (0, 40) and found.bounds["toy/reach"] == (5, 45)
+    assert found.missing == [("sac", "mine", 2)] and found.title == "crl bench mine and toy"
+
+
 def test_a_return_that_is_no_number_ends_the_run_there(tmp_path):
     for seed in range(1, 6):
         write_run(tmp_path, seed=seed)

@@ -12,14 +12,14 @@ import pytest
 
 from crl.agents.fields import ConfigError
 from crl.agents.recipes import resolve
-from crl.benchmark.command import CommandError, _done, bench
+from crl.benchmark.command import CommandError, _done, _Lines, bench
 from crl.benchmark.comparison import compare
 from crl.benchmark.grid import make_grid
 from crl.benchmark.launch import LocalExecutor
 from crl.benchmark.results import read_runs
 from crl.benchmark.runner import Bench, BenchError, as_text, results
 from crl.benchmark.suite import load_suite
-from crl.runs.folder import RunFolder
+from crl.runs.folder import RunFolder, Table
 from crl.runs.run import new_run, train
 from crl.runs.stop import PAUSE_FILE
 
@@ -257,6 +257,9 @@ def test_a_run_that_is_killed_twice_has_failed_for_everybody(tmp_path):
         assert "killed by SIGKILL" in run.error and ".log" in run.error
     # it stays so, until it is asked for, or moved away
     assert Bench(cells, tmp_path / "out", workers=1).count("failed") == 2
+    # nor does a command about other runs of the folder forget it
+    Bench(tiny(tmp_path, [3]), tmp_path / "out", workers=1, executor=Crashing(-signal.SIGKILL)).run(poll=0)
+    assert Bench(cells, tmp_path / "out", workers=1).count("failed") == 2
     work.jobs[0].folder.path.rename(tmp_path / "away")
     assert [job.state for job in Bench(cells, tmp_path / "out", workers=1).jobs] == ["waiting", "failed"]
     assert Bench(cells, tmp_path / "out", workers=1, retry_failed=True).count("waiting") == 2
@@ -310,6 +313,47 @@ def test_an_agent_of_ones_own_is_run_filmed_and_reported(tmp_path, capsys):
     assert "| mine | toy/reach-discrete | 1 | finished |" in capsys.readouterr().out
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*4")}
     assert bench(*asked, workers=1, video=True) == 0 and made == {path: path.stat().st_mtime_ns for path in made}
+    # another function under the same name would be mixed with this one
+    (tmp_path / "agents.py").write_text(OWN_AGENT.replace("n_steps=32", "n_steps=16"))
+    with pytest.raises(BenchError, match=r"another configuration \(source: \w{12} there, \w{12} here\): choose another --out"):
+        bench(*asked, workers=1)
+    (run,) = read_runs([tmp_path / "out"])[0]
+    assert run.stale and run.differences[0].startswith("source: ")
+
+
+def test_what_a_crashed_run_said_is_told(tmp_path):
+    class Telling(Crashing):
+        def start(self, launches):
+            for launch in launches:
+                Path(launch.log).write_text("crl: an older one\ncrl: the disk is full\nTraceback\n")
+            return super().start(launches)
+
+    work = Bench(tiny(tmp_path, [1]), tmp_path / "out", workers=1, executor=Telling(2))
+    assert work.run(poll=0) and "ended with exit code 2 (the disk is full): " in work.jobs[0].error
+
+
+def test_a_log_tells_of_pauses(tmp_path, capsys):
+    work, tell = Bench(tiny(tmp_path, [1]), tmp_path / "out", workers=1), _Lines()
+    tell(work)
+    work.out.mkdir()
+    work.pause_file.touch()
+    tell(work)
+    tell(work)
+    work.pause_file.unlink()
+    tell(work)
+    said = capsys.readouterr().err
+    assert said == f"PAUSED by {work.pause_file}: remove it to go on\ngoing on after a pause\n"
+
+
+def test_steps_are_told_between_checkpoints(tmp_path):
+    (cell,) = tiny(tmp_path, [1])
+    folder = new_run(cell.agent, cell.task.env, dict(cell.overrides), 1, out=cell.folder(tmp_path / "out"))
+    job = Bench([cell], tmp_path / "out", workers=1).jobs
+    assert results(job)[0]["steps"] == 0
+    Table(folder.eval_file).append({"step": 30, "env_steps": 30, "mean": 1.0, "std": 0.0, "seconds": 1.0})
+    assert results(job)[0]["steps"] == 30
+    folder.update_summary(steps=40)
+    assert results(job)[0]["steps"] == 40
 
 
 def test_an_ablation_is_a_grid_arm_a_value(tmp_path, capsys):

@@ -72,6 +72,16 @@ def test_reported_seeds_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_trials_that_would_never_learn_are_refused(tmp_path):
+    for fixed, item in (
+        ({"train.env_steps": 200}, "objective.weight=0..1"),
+        ({"train.env_steps": 2000}, "algorithm.learning_starts=100..2000"),
+    ):
+        with pytest.raises(TuneError, match="never learns: it updates after .*--set train.env_steps="):
+            tune("curl-sac", "toy/reach", 1, [item], fixed, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_optuna_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr("crl.benchmark.tune.find_spec", lambda _: None)
     with pytest.raises(TuneError, match=r"pip install 'crl\[tune\]'"):

@@ -11,6 +11,8 @@ from crl.compute import resolve_precision
 
 from ..runs.small import arguments, crl
 
+TUNE = ["tune", "sac", "toy/reach", "--search", "algorithm.tau=0.1,0.2"]
+
 
 @pytest.mark.parametrize(
     "args, words",
@@ -44,6 +46,14 @@ from ..runs.small import arguments, crl
         (["resume", "."], ["is no run"]),
         (["eval", "nowhere"], ["no folder nowhere"]),
         (["doctor", "--agent", "curl"], ["no agent 'curl'"]),
+        (["train", "sac", "my_envs:Blob-v0"], ["no module my_envs", "Blob-v0", "current folder"]),
+        (["bench", "toy", "--agents", "sac", "--out", "/dev/null/x"], ["/dev/null is a file", "--out"]),
+        (["bench", "toy", "--agents", "sac", "--device", "cuda:97"], ["--device cuda:97", "cpu always works"]),
+        (["tune", "sac", "toy/reach", "--search", "algorithm.tau=0.1,0.2", "--out", "/dev/null/x"], ["/dev/null is a file"]),
+        (
+            ["tune", "sac", "toy/reach", "--search", "algorithm.tau=0.1,0.2", "--checkpoint-every", "-5"],
+            ["--checkpoint-every -5"],
+        ),
     ],
 )
 def test_wrong_usage(args, words, tmp_path):
@@ -192,3 +202,14 @@ def test_several_fields_after_one_set(capsys):
     with pytest.raises(SystemExit):
         main(["train", "curl-sac", "toy/reach", "--set", "objective.weight=0.5", "objective.wieght=1"])
     assert "no field 'objective.wieght'" in capsys.readouterr().err
+
+
+def test_modules_in_the_current_folder_are_found(tmp_path):
+    """By the installed script as by ``python -m crl``: its own folder is the first that Python looks into, not this one."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "my_agents.py").write_text("def tiny(env, seed, device):\n    raise NotImplementedError\n")
+    (tmp_path / "script.py").write_text("from crl.cli import main\n\nmain()\n")
+    command = [sys.executable, str(tmp_path / "script.py"), "bench", "toy", "--agents", "my_agents:tiny", "--dry-run"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path / "work")
+    assert result.returncode == 0, result.stderr
+    assert "10 runs, 10 left" in result.stdout
