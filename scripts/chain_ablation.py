@@ -135,7 +135,9 @@ def summary(path: Path) -> None:
         return np.array([found[seed] for seed in seeds if seed in found])
 
     complete = [arm for arm in ARMS if len(values(arm, "seed")) == len(seeds)]
-    print(f"{rows[0]['steps']} steps, seeds {', '.join(seeds)}; mean [95 % bootstrap interval over seeds]\n")
+    print(
+        f"{rows[0]['steps']} steps, seeds {', '.join(seeds)}; mean [95 % bootstrap interval; of fewer than five, the ends]\n"
+    )
     print("| arm | sub-goals reached | deepest | next item | where it is (R2) | gradient steps of PPO + phases | minutes |")
     print("|---|---|---|---|---|---|---|")
     for arm in complete:

@@ -200,7 +200,7 @@ def summary(path: Path) -> None:
 
     for env in [env for env in ENVS if any(row["env"] == env for row in rows)]:
         seeds = sorted({row["seed"] for row in rows if row["env"] == env}, key=int)
-        print(f"{env}, seeds {', '.join(seeds)}; mean [95 % bootstrap interval over seeds]\n")
+        print(f"{env}, seeds {', '.join(seeds)}; mean [95 % bootstrap interval; of fewer than five, the ends]\n")
         print("| objective | R2 | share of the gap | top-1 (chance) | effective rank | collapsed | ms an update |")
         print("|---|---|---|---|---|---|---|")
         random, best = (values(env, bound, "r2") for bound in BOUNDS)

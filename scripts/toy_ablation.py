@@ -110,7 +110,9 @@ def run(arm: str, seed: int, steps: int, data: tuple[th.Tensor, np.ndarray, np.n
 
 
 def interval(values: np.ndarray) -> str:
-    """Mean and 95 % bootstrap interval of the mean over seeds."""
+    """Mean, and in brackets its 95 % bootstrap interval over seeds; of fewer than five the lowest and the highest."""
+    if len(values) < 5:
+        return f"{values.mean():.3f} [{values.min():.3f}, {values.max():.3f}]"
     draws = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(1)
     low, high = np.quantile(draws, [0.025, 0.975])
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
@@ -125,7 +127,7 @@ def summary(path: Path) -> None:
         by_seed = {row["seed"]: float(row[field]) for row in rows if row["arm"] == arm}
         return np.array([by_seed[seed] for seed in seeds])
 
-    print(f"seeds {', '.join(seeds)}; mean [95 % bootstrap interval over seeds]\n")
+    print(f"seeds {', '.join(seeds)}; mean [95 % bootstrap interval; of fewer than five, the ends]\n")
     print("| arm | R2 of state | position | velocity | goal | return |\n|---|---|---|---|---|---|")
     for arm in [*ARMS, "supervised"]:
         cells = [interval(values(arm, field)) for field in FIELDS[2:6]]
