@@ -6,6 +6,7 @@ when it takes more memory than that.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def free_memory(groups: Path = _GROUPS) -> int:
     for group in _own_groups(groups / "memory", "memory"):
         free = _less(free, group, "memory.limit_in_bytes", "memory.usage_in_bytes")
     return int(free)
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process has had at most, of physical memory; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def _less(free: float, group: Path, limit_file: str, used_file: str) -> float:

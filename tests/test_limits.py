@@ -1,6 +1,8 @@
 """A container's limits count, not the machine's."""
 
 import os
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -63,3 +65,18 @@ def test_memory(tmp_path, files, left):
 
 def test_here():
     assert 1 <= usable_cores() <= CORES and 0 < free_memory() <= psutil.virtual_memory().total
+
+
+def test_the_most_memory_there_has_been():
+    """In a process of its own, a small one: 200 MB more, and less again."""
+    code = """
+from crl.limits import peak_memory
+before = peak_memory()
+much = b"x" * 200_000_000
+after = peak_memory()
+del much
+print(before, after, peak_memory())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after, last = map(int, run.stdout.split())
+    assert 5e6 < before < 2e9 and 1.9e8 < after - before < 3e8 and last >= after

@@ -22,7 +22,8 @@ class Forecast(NamedTuple):
     :param hours: of one run at one thread, from rows of ``measured.csv``: of the same agent on the same environment, else of
         others on it, else of the same agent on others of its kind (``atari/``), as many hours for each of the agent's steps;
         None where nothing like it was measured
-    :param memory: bytes of one run, replay buffer included
+    :param memory: bytes of one run: of a process and its replay buffer, or what was measured on this kind of environment,
+        whichever is more
     :param disk: bytes of one run's checkpoints: its frames, once, and a few copies of its weights
     :param measured_on: agent and environment that the hours are of, where it is not this agent on this environment
     """
@@ -38,14 +39,12 @@ def forecast(cell: Cell, measured: Path = MEASURED) -> Forecast:
     :param cell: of a grid
     :param measured: table of finished runs
     """
-    config = _config_of(cell)
+    config = resolve(cell.agent, cell.task.env, cell.overrides)
     frames = replay_bytes(config)
-    hours, measured_on = _hours(config, measured)
-    return Forecast(hours, PROCESS_BYTES + frames, frames + 2e8, measured_on)
-
-
-def _config_of(cell: Cell) -> dict[str, Any]:
-    return resolve(cell.agent, cell.task.env, cell.overrides)
+    rows = list(csv.DictReader(measured.open())) if measured.exists() else []
+    hours, measured_on = _hours(config, rows)
+    memory = max(PROCESS_BYTES + frames, *(float(row.get("memory_gb") or 0) * 1e9 for row in _same_agent(config, rows)), 0.0)
+    return Forecast(hours, memory, frames + 2e8, measured_on)
 
 
 def replay_bytes(config: Mapping[str, Any]) -> float:
@@ -60,12 +59,15 @@ def replay_bytes(config: Mapping[str, Any]) -> float:
     return float(stored) * (image_channels(config) * size * size * 1.02 + 100)
 
 
-def _hours(config: Mapping[str, Any], measured: Path) -> tuple[float | None, str]:
-    rows = list(csv.DictReader(measured.open())) if measured.exists() else []
+def _same_agent(config: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """On environments of the same kind."""
+    kind = config["env"]["id"].partition("/")[0] + "/"
+    return [row for row in rows if row["agent"] == config["agent"] and row["env"].startswith(kind)]
+
+
+def _hours(config: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> tuple[float | None, str]:
     agent, env_id = config["agent"], config["env"]["id"]
-    same_env = [row for row in rows if row["env"] == env_id]
-    kind = env_id.partition("/")[0] + "/"
-    same_agent = [row for row in rows if row["agent"] == agent and row["env"].startswith(kind)]
+    same_env, same_agent = [row for row in rows if row["env"] == env_id], _same_agent(config, rows)
     best = [row for row in same_env if row in same_agent] or same_env or same_agent
     if not best:
         return None, ""
@@ -103,5 +105,5 @@ def workers_that_fit(cells: Sequence[Cell], cores: int, threads: int, free_memor
     """
     # cells that differ in their seeds need as much
     kinds = {(cell.label, cell.task.label): cell for cell in cells}
-    largest = PROCESS_BYTES + max(replay_bytes(_config_of(cell)) for cell in kinds.values())
+    largest = max(forecast(cell).memory for cell in kinds.values())
     return max(1, min(cores // threads, int(0.9 * free_memory // largest)))

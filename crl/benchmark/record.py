@@ -56,6 +56,7 @@ def measured_row(path: Path) -> dict[str, Any]:
         "eval_episodes": summary["eval_episodes"],
         "updates_per_second": summary["updates_per_second"],
         "hours": round(summary["seconds"] / 3600, 2),
+        "memory_gb": summary.get("peak_memory_gb", ""),
         "precision": about["precision"],
         "threads": config["train"]["threads"],
         "config_hash": config_hash(config),

@@ -47,6 +47,7 @@ def restore(cells: Sequence[Cell], out: Path, table: Path = MEASURED) -> list[Pa
             updates_per_second=float(row["updates_per_second"]),
             final_return=float(row["final_return"]),
             eval_episodes=int(row["eval_episodes"]),
+            **({"peak_memory_gb": float(row["memory_gb"])} if row.get("memory_gb") else {}),
         )
         probe = probe_file(table, row)
         if probe.is_file():

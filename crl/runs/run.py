@@ -31,6 +31,7 @@ from crl.compute import processor, resolve_precision, set_threads
 from crl.envs import make_vec_env
 from crl.envs.atari_scores import human_normalised
 from crl.envs.subgoals import reports_subgoals
+from crl.limits import peak_memory
 from crl.objectives.memory_extractor import memory_width
 from crl.runs.checkpoint import Checkpoints, NoCheckpointError
 from crl.runs.evaluation import EvaluationStopped, evaluate
@@ -353,13 +354,14 @@ def _learn(
             updates_per_second=round(own.updates_per_second, 3),
             final_return=final,
             eval_episodes=final_episodes(config),
+            **_peak(folder),
             **({} if score is None else {"human_normalised": score}),
             **{key: value for callback in phases for key, value in callback.summary().items()},
             weights_sha256=weights_sha256(model),
         )
     except (Stopped, EvaluationStopped) as stop:
         rate = round(own.updates_per_second, 3)
-        folder.update_summary(state="running", stopped_by=own.reason, updates_per_second=rate)
+        folder.update_summary(state="running", stopped_by=own.reason, updates_per_second=rate, **_peak(folder))
         raise Stopped(own.reason) from stop
     except Exception as error:
         reason = _reason(_cause(error, model))
@@ -370,6 +372,12 @@ def _learn(
         if model.env is not None:
             model.env.close()
     return folder.summary()
+
+
+def _peak(folder: RunFolder) -> dict[str, float]:
+    """For the summary: the most memory that this process or an earlier one of the run has had, in GB."""
+    most = peak_memory()
+    return {} if most is None else {"peak_memory_gb": max(round(most / 1e9, 2), folder.summary().get("peak_memory_gb", 0.0))}
 
 
 def _reason(error: Exception) -> str:

@@ -170,6 +170,10 @@ def test_forecast(tmp_path):
     # action repeat 8: an eighth of the buffer is filled
     assert replay_bytes(config) == pytest.approx(12_500 * 3 * 100 * 100, rel=0.03)
     assert needs.memory == pytest.approx(1.3e9 + replay_bytes(config)) and needs.disk < needs.memory
+    # what was measured counts where it is more
+    rows = "sac,dmc/walker-walk,50000,1.0,9.5\nsac,dmc/reacher-easy,50000,1.0,\nsac,toy/reach,50000,1.0,20\n"
+    table.write_text(header.replace("\n", ",memory_gb\n") + rows)
+    assert forecast(cell, table).memory == 9.5e9
     # Atari's frames are grey
     (game,) = (c for c in make_grid(load_suite("atari100k"), ["der"], [1]) if c.task.env == "atari/Pong")
     config = resolve("der", game.task.env, game.overrides)

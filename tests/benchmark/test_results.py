@@ -17,6 +17,7 @@ from crl.benchmark.restore import restore
 from crl.benchmark.results import ResultsError, config_hash, find_runs, read_runs
 from crl.benchmark.runner import Bench
 from crl.benchmark.suite import Suite, SuiteError, Task, load_suite
+from crl.runs.folder import RunFolder
 
 from .synthetic import write_grid, write_run
 
@@ -319,7 +320,8 @@ def test_recorded_runs_are_laid_where_a_benchmark_skips_them(tmp_path):
     cells = make_grid(suite, {"curl-sac": [1, 2], "sac": [1]})
     there, here = tmp_path / "there", tmp_path / "here"
     protocol = {"train.eval_every": suite.eval_every, "train.eval_episodes": suite.eval_episodes}
-    write_run(there, seed=1, final=812.3, probe=0.7, overrides=protocol)
+    written = write_run(there, seed=1, final=812.3, probe=0.7, overrides=protocol)
+    RunFolder(written).update_summary(peak_memory_gb=2.5)
     record_all(there, table)
     record(write_run(tmp_path / "old", seed=2, change=lambda config: config["algorithm"].update(gone=1)), table)
     assert restore(cells, here, table) == [here / "curl-sac" / "dmc-cartpole-swingup" / "seed1"]
@@ -329,6 +331,7 @@ def test_recorded_runs_are_laid_where_a_benchmark_skips_them(tmp_path):
         assert getattr(run, name) == getattr(old, name), name
     assert all(np.array_equal(a, b) for a, b in zip(run.curve, old.curve, strict=True)) and not run.stale
     assert measured_row(run.path) == {**measured_row(old.path), "set": "{}"}
+    assert measured_row(run.path)["memory_gb"] == 2.5
     assert restore(cells, here, table) == []
 
 

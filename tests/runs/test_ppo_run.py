@@ -48,6 +48,7 @@ def test_resumed_bit_by_bit(whole, tmp_path):
     assert folder.summary()["steps"] == 32
     end = resume(folder, show_progress=False)
     assert end["state"] == "finished" and end["weights_sha256"] == whole.summary()["weights_sha256"]
+    assert end["peak_memory_gb"] > 0.1
     assert rows(folder, "eval.csv") == rows(whole, "eval.csv")
     assert (folder.path / "subgoals.csv").read_text() == (whole.path / "subgoals.csv").read_text()
 
