@@ -7,7 +7,7 @@ are not reported elsewhere. Both arms are evaluated on the same episodes (evalua
 without memory may run in circles when it never varies), so differences are taken episode by episode::
 
     python scripts/screen_pools.py lbf/8x8-2p-2f --steps 500000 --seeds 101 102 --out runs/screen_pools.csv
-    python scripts/screen_pools.py mpe/simple_tag --reward-scale 0.02 --seeds 101 102 103
+    python scripts/screen_pools.py mpe/simple_tag --reward-scale 0.02 --set role=predator --seeds 101 102 103
     python scripts/screen_pools.py lbf/8x8-2p-2f-coop --set penalty=0.1 --seeds 101 102 103
 """
 
@@ -35,6 +35,8 @@ ARMS = {"none": False, "oracle": True}
 N_ENVS = 16
 #: SB3's defaults but for rollouts from 16 environments, larger batches, and some entropy, as LIAM and CLAM have
 PPO_KWARGS: dict[str, Any] = dict(n_steps=128, batch_size=256, ent_coef=0.01, gamma=0.99)
+#: SB3's
+USUAL_RATE = 3e-4
 #: of evaluation episodes, the same for all seeds
 EVALUATION_SEED = 20_001
 FIELDS = ["env", "options", "arm", "seed", "steps", "episodes", "partner", "return", "low", "high", "steps_per_second"]
@@ -99,6 +101,8 @@ def screen(
 ) -> list[dict[str, Any]]:
     """All rows of one task."""
     shown = options if scale == 1.0 else {**options, "reward_scale": scale}
+    if PPO_KWARGS["learning_rate"] != USUAL_RATE:
+        shown = {**shown, "learning_rate": PPO_KWARGS["learning_rate"]}
     told, rows, gaps = " ".join(f"{name}={value}" for name, value in shown.items()), [], []
     for seed in seeds:
         found = {arm: run(env_id, arm, seed, steps, episodes, options, scale) for arm in ARMS}
@@ -121,7 +125,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[101])
     parser.add_argument("--episodes", type=int, default=640, help="of an evaluation")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=USUAL_RATE)
     parser.add_argument("--reward-scale", type=float, default=1.0, help="factor of the rewards that are learned from")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options of the environments")
     parser.add_argument("--out", type=Path, help="CSV that rows are appended to")
