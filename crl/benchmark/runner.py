@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -281,8 +281,16 @@ class Bench:
             job.attempts += 1
             job.crash = _how(outcome)
             self._note()
+            self._leave_out_probe(job)
         self._look(job)
         self._give_up(job)
+
+    def _leave_out_probe(self, job: Job) -> None:
+        """A probe that cannot be made is not in the way of the film."""
+        command = job.launch.command() or [""]
+        if job.attempts >= ATTEMPTS and job.launch.video and command[0] == "probe":
+            job.launch = replace(job.launch, probe=None)
+            job.attempts, job.error = 0, f"could not be probed: {job.launch.log}"
 
     def _stop_all(self) -> None:
         under_way = [job for job in self.jobs if job.handle is not None]

@@ -283,6 +283,22 @@ def test_probes_follow_finished_runs(tmp_path):
     (row,) = results(failing.jobs)
     assert row["state"] == "finished" and row["error"].startswith("could not be probed") and row["return"] == run.last_return
 
+    class Filming(Crashing):
+        """Probes crash; films are made."""
+
+        def start(self, launches):
+            for launch in launches:
+                if launch.command()[0] == "eval":
+                    (Path(launch.folder) / "video").mkdir()
+                    (Path(launch.folder) / "video" / "step40.mp4").touch()
+            return super().start(launches)
+
+    (out / "bench.json").unlink()
+    filming = Bench(cells, out, workers=1, probe=few, video=True, executor=Filming(1))
+    assert filming.run(poll=0), "a probe that cannot be made is not in the way of the film"
+    (row,) = results(filming.jobs)
+    assert row["state"] == "finished" and row["error"].startswith("could not be probed") and any(run.path.glob("video/*.mp4"))
+
 
 OWN_AGENT = """
 from crl import PixelEncoder
