@@ -134,8 +134,11 @@ RELATIONS: dict[str, Any] = {
     "history.ego": "ego_position",
     "history.others": ["partner*_from_ego"],
 }
-#: of a predator: what the prey does, and where, as its habits are ways from corner to corner
-HUNT: dict[str, Any] = {"history.columns": ["ego_position_*", "partner2_*"], "history.differences": 0.0}
+#: of a predator: what the prey does, and the others beside it, as preys differ in whom they flee
+HUNT: dict[str, Any] = {
+    "history.columns": ["ego_position_*", "partner*_from_ego_*", "partner2_velocity_*"],
+    "history.differences": 0.0,
+}
 #: lbforaging's tasks of limited sight
 _SHORT_SIGHT = "lbf/*2s-*"
 # Contrast between episodes is solved by all that is constant in one: food, landmarks and levels are left out, and what others

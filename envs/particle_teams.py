@@ -21,8 +21,8 @@ NOISE = 0.1
 LOOK_AHEAD = 1.0
 #: steps after which patrols and rotations go on to the next place
 SHIFT = 12
-#: how near a predator must come before a prey with a habit leaves its corner, and the steps it keeps to a choice
-FEAR, HOLD = 0.5, 6
+#: how near those must come whom a prey fears
+FEAR = 1.0
 _CORNERS = np.array([(0.7, 0.7), (-0.7, 0.7), (-0.7, -0.7), (0.7, -0.7)])
 _THIRDS = np.array([(np.cos(angle), np.sin(angle)) for angle in 2.0 * np.pi * np.arange(3) / 3.0])
 
@@ -177,64 +177,87 @@ PREDATORS: Pool[Particles] = Pool(
 )
 
 
-# ---- a prey (the last partner) and the ego's mates, who chase it
+# ---- a prey (the last partner) and the ego's mates, who chase it. Preys differ in whom they fear: one that fears the ego alone is
+# best left to its mates, one that fears the mates must be caught by the ego
 
 
-class Habit:
-    """
-    A prey that rests in a corner until a predator comes near, and then goes to another corner: which one is its habit, and
-    shows when it goes. Its other predators chase it.
-
-    :param after: from a corner, 0 to 3 counted anticlockwise from the upper right, to the one it flees to
-    """
-
-    def __init__(self, after: Callable[[int], int]) -> None:
-        self.after = after
-        self._team = Team(self._targets, near=0.05)
-        self._corner: int | None = None
-        self._since = 0
-
-    def _targets(self, world: Particles) -> Sequence[np.ndarray]:
-        prey = world.partners[-1]
-        if self._corner is None:
-            self._corner, self._since = int(_distances(_CORNERS, prey).argmin()), world.step - HOLD
-        predators = np.concatenate([world.partners[:-1], world.ego[None]])
-        if world.step - self._since >= HOLD and _distances(predators, prey).min() < FEAR:
-            self._corner, self._since = self.after(self._corner), world.step
-        return [prey] * (len(world.partners) - 1) + [_CORNERS[self._corner]]
-
-    def __call__(self, world: Particles, rng: np.random.Generator) -> list[int]:
-        """See :class:`crl.envs.agent_pool.Script`."""
-        return self._team(world, rng)
+def _near(world: Particles, feared: np.ndarray) -> np.ndarray:
+    """Of those that the prey fears, ``(n, 2)``, the ones that are too near to it."""
+    return feared[_distances(feared, world.partners[-1]) < FEAR]
 
 
-def flee(world: Particles) -> list[np.ndarray]:
-    """Straight away from the nearest predator, whatever comes."""
-    prey = world.partners[-1]
-    predators = np.concatenate([world.partners[:-1], world.ego[None]])
-    nearest = predators[int(_distances(predators, prey).argmin())]
-    return [prey] * (len(world.partners) - 1) + [np.clip(2.0 * prey - nearest, -0.9, 0.9)]
+def _hunted(world: Particles, prey: np.ndarray | None) -> list[np.ndarray | None]:
+    """The prey goes there, or rests; its other predators chase it."""
+    return [*[world.partners[-1]] * (len(world.partners) - 1), prey]
 
 
-def to_the_emptiest(world: Particles) -> list[np.ndarray]:
-    """To the corner that is farthest from all predators."""
-    predators = np.concatenate([world.partners[:-1], world.ego[None]])
-    room = [_distances(predators, corner).min() for corner in _CORNERS]
-    return [world.partners[-1]] * (len(world.partners) - 1) + [_CORNERS[int(np.argmax(room))]]
+def _flee(world: Particles, feared: np.ndarray) -> list[np.ndarray | None]:
+    prey, near = world.partners[-1], _near(world, feared)
+    if not len(near):
+        return _hunted(world, None)
+    nearest = near[int(_distances(near, prey).argmin())]
+    return _hunted(world, np.clip(2.0 * prey - nearest, -0.9, 0.9))
+
+
+def _hide(world: Particles, feared: np.ndarray) -> list[np.ndarray | None]:
+    if not len(_near(world, feared)):
+        return _hunted(world, None)
+    room = [_distances(feared, corner).min() for corner in _CORNERS]
+    return _hunted(world, _CORNERS[int(np.argmax(room))])
+
+
+def flees_ego(world: Particles) -> list[np.ndarray | None]:
+    """Straight away from the ego when that is near; it minds nobody else, and can be caught where the ego keeps away."""
+    return _flee(world, world.ego[None])
+
+
+def hides_from_ego(world: Particles) -> list[np.ndarray | None]:
+    """To the corner that is farthest from the ego when that is near; it minds nobody else."""
+    return _hide(world, world.ego[None])
+
+
+def flees_mates(world: Particles) -> list[np.ndarray | None]:
+    """Straight away from the ego's mates when one is near; the ego can come up to it."""
+    return _flee(world, world.partners[:-1])
+
+
+def hides_from_mates(world: Particles) -> list[np.ndarray | None]:
+    """To the corner that is farthest from the ego's mates when one is near; the ego can come up to it."""
+    return _hide(world, world.partners[:-1])
+
+
+def fears_nobody(world: Particles) -> list[np.ndarray | None]:
+    """It rests."""
+    return _hunted(world, None)
+
+
+def follows_a_mate(world: Particles) -> list[np.ndarray | None]:
+    """It goes to the first of the ego's mates."""
+    return _hunted(world, world.partners[0])
+
+
+def flees_all(world: Particles) -> list[np.ndarray | None]:
+    """Straight away from the nearest predator when that is near."""
+    return _flee(world, np.concatenate([world.partners[:-1], world.ego[None]]))
+
+
+def follows_ego(world: Particles) -> list[np.ndarray | None]:
+    """It goes to the ego."""
+    return _hunted(world, world.ego)
 
 
 PREY: Pool[Particles] = Pool(
     {
-        "anticlockwise": lambda: Habit(lambda corner: (corner + 1) % 4),
-        "clockwise": lambda: Habit(lambda corner: (corner - 1) % 4),
-        "across": lambda: Habit(lambda corner: (corner + 2) % 4),
-        "left-and-right": lambda: Habit(lambda corner: (1, 0, 3, 2)[corner]),
-        "up-and-down": lambda: Habit(lambda corner: (3, 2, 1, 0)[corner]),
-        "stay-home": lambda: Habit(lambda corner: corner),
-        "flee": _team(flee),
-        "to-the-emptiest": _team(to_the_emptiest, 0.05),
+        "flees-ego": _team(flees_ego),
+        "hides-from-ego": _team(hides_from_ego),
+        "flees-mates": _team(flees_mates),
+        "hides-from-mates": _team(hides_from_mates),
+        "fears-nobody": _team(fears_nobody),
+        "follows-a-mate": _team(follows_a_mate),
+        "flees-all": _team(flees_all),
+        "follows-ego": _team(follows_ego),
     },
-    test=("flee", "to-the-emptiest"),
+    test=("flees-all", "follows-ego"),
 )
 
 

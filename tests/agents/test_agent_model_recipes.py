@@ -337,9 +337,10 @@ def test_a_predator_keeps_what_the_prey_does():
         rows = histories.window.x[np.arange(2), histories.window.lengths - 1]
         for row, world in zip(rows, worlds, strict=True):
             prey = world._partners[-1].state
-            wanted = [world._ego.state.p_pos, prey.p_pos - world._ego.state.p_pos, prey.p_vel]
-            assert row[:6] == pytest.approx(np.concatenate(wanted), abs=1e-5)
-            assert len(row) == 6 + 5, "and what it did itself"
+            own = world._ego.state.p_pos
+            wanted = [own, *(partner.state.p_pos - own for partner in world._partners), prey.p_vel]
+            assert row[:10] == pytest.approx(np.concatenate(wanted), abs=1e-5)
+            assert len(row) == 10 + 5, "and what it did itself"
         histories.step(np.array([1, 4]))
     short = resolve("ppo-nam", TAG, {"env.kwargs.role": "predator", "env.kwargs.sight": 0.5})
     assert short["history"]["columns"] == [] and short["history"]["others"] == ["partner*_from_ego"]

@@ -8,7 +8,6 @@ from mpe2 import simple_spread_v3, simple_tag_v3
 from crl.envs import EnvironmentOptionError, make_env
 from crl.envs.particle_teams import (
     DOWN,
-    HOLD,
     LEFT,
     MATES,
     PREDATORS,
@@ -147,7 +146,7 @@ def test_roles():
     usual = make_env("mpe/simple_tag")
     assert usual.unwrapped.pool_names == prey.unwrapped.pool_names == PREDATORS.names
     assert predator.unwrapped.pool_names == PREY.names
-    with pytest.raises(EnvironmentOptionError, match="partner='all-chase'.*one of 0 anticlockwise"):
+    with pytest.raises(EnvironmentOptionError, match="partner='all-chase'.*one of 0 flees-ego"):
         make_env("mpe/simple_tag", role="predator", partner="all-chase")
 
 
@@ -251,59 +250,54 @@ def test_mates(name, state, want):
     assert MATES.scripts[name]()(state, Calm()) == want
 
 
-#: two mates that are near the prey, the last, in the upper right; the ego is far away
-HUNT = [(0.3, 0.7), (0.7, 0.2), (0.7, 0.7)]
+#: two mates, and the prey, the last, in the upper right
+HUNT = [(0.3, 0.7), (0.7, 0.4), (0.7, 0.7)]
+FAR, LOW, LEFT_OF = (-0.9, -0.9), (0.7, -0.2), (0.2, 0.7)
 
 
 @pytest.mark.parametrize(
     "name, state, want",
     [
-        ("anticlockwise", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, LEFT]),
-        ("clockwise", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, DOWN]),
-        # to the lower left, on equal ways along y
-        ("across", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, DOWN]),
-        ("left-and-right", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, LEFT]),
-        ("up-and-down", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, DOWN]),
-        ("stay-home", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, REST]),
-        # the nearest is the first mate, to its left
-        ("flee", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, RIGHT]),
-        # the lower right is 0.9 from all, the upper left 1.0, the lower left is the ego's
-        ("to-the-emptiest", world((-0.9, -0.9), HUNT, []), [RIGHT, UP, LEFT]),
+        ("flees-ego", world(FAR, HUNT, []), [RIGHT, UP, REST]),
+        ("flees-ego", world(LOW, HUNT, []), [RIGHT, UP, UP]),
+        ("hides-from-ego", world(FAR, HUNT, []), [RIGHT, UP, REST]),
+        ("hides-from-ego", world(LOW, HUNT, []), [RIGHT, UP, LEFT]),
+        # the nearest mate is below, and the ego not feared
+        ("flees-mates", world(LEFT_OF, HUNT, []), [RIGHT, UP, UP]),
+        ("flees-mates", world(LEFT_OF, [(-0.9, -0.7), (-0.7, -0.9), (0.7, 0.7)], []), [RIGHT, UP, REST]),
+        # the lower left is 1.5 from both mates, the lower right 1.1, the upper left 1.0
+        ("hides-from-mates", world(FAR, HUNT, []), [RIGHT, UP, DOWN]),
+        ("hides-from-mates", world(LEFT_OF, [(-0.9, -0.7), (-0.7, -0.9), (0.7, 0.7)], []), [RIGHT, UP, REST]),
+        ("fears-nobody", world(LEFT_OF, HUNT, []), [RIGHT, UP, REST]),
+        ("follows-a-mate", world(FAR, HUNT, []), [RIGHT, UP, LEFT]),
+        ("flees-all", world((0.7, 0.6), HUNT, []), [RIGHT, UP, UP]),
+        ("flees-all", world((0.6, 0.7), HUNT, []), [RIGHT, UP, RIGHT]),
+        ("follows-ego", world((0.6, -0.9), HUNT, []), [RIGHT, UP, DOWN]),
     ],
 )
 def test_prey(name, state, want):
     assert PREY.scripts[name]()(state, Calm()) == want
 
 
-def corners(name, scare, steps=60):
-    """Where a prey goes when it is scared every ten steps, from corner to corner."""
-    script, here, visited = PREY.scripts[name](), np.array((0.7, 0.7)), []
-    for step in range(steps):
-        predator = here + scare * 0.1 if step % 10 == 0 else np.array((9.0, 9.0))
-        script(world(predator, [(9, 9), (9, 9), here], [], step=step), Calm())
-        here = np.clip(script._targets(world((9, 9), [(9, 9), (9, 9), here], [], step=step))[-1], -0.7, 0.7)
-        if not visited or tuple(here) != visited[-1]:
-            visited.append(tuple(here.tolist()))
-    return visited
+def played(partner, keep_away):
+    """Mean return where the ego goes to the prey, or to the corner that is farthest from it."""
+    env, returns = make_env("mpe/simple_tag", role="predator", partner=partner), 0.0
+    corners = np.array([(0.7, 0.7), (-0.7, 0.7), (-0.7, -0.7), (0.7, -0.7)])
+    for seed in range(12):
+        env.reset(seed=seed)
+        for _ in range(LENGTH):
+            state = env.unwrapped._world()
+            prey = state.partners[-1]
+            target = corners[np.hypot(*(corners - prey).T).argmax()] if keep_away else prey
+            returns += env.step(towards(target - state.ego))[1] / 12
+    return returns
 
 
-def test_habits():
-    a, b, c, d = (0.7, 0.7), (-0.7, 0.7), (-0.7, -0.7), (0.7, -0.7)
-    scared = {name: corners(name, 1.0) for name in PREY.names[:6]}
-    assert scared["anticlockwise"] == [b, c, d, a, b, c]
-    assert scared["clockwise"] == [d, c, b, a, d, c]
-    assert scared["across"] == [c, a, c, a, c, a]
-    assert scared["left-and-right"] == [b, a, b, a, b, a]
-    assert scared["up-and-down"] == [d, a, d, a, d, a]
-    assert scared["stay-home"] == [a]
-    assert all(corners(name, 6.0) == [a] for name in PREY.names[:6]), "nobody near, nobody flees"
-
-
-def test_a_choice_of_a_corner_is_kept_for_a_while():
-    script = PREY.scripts["anticlockwise"]()
-    for step in range(2 * HOLD):
-        targets = script._targets(world((0.5, 0.6), [(0.3, 0.7), (0.7, 0.2), (0.7, 0.7)], [], step=step))
-        assert targets[-1].tolist() == ([-0.7, 0.7] if step < HOLD else [-0.7, -0.7])
+def test_whom_the_prey_fears_says_what_to_do():
+    for partner in ("flees-ego", "hides-from-ego"):
+        assert played(partner, keep_away=True) > played(partner, keep_away=False) + 30
+    for partner in ("fears-nobody", "follows-a-mate"):
+        assert played(partner, keep_away=False) > played(partner, keep_away=True) + 10
 
 
 def test_all_teams_are_tested_above():
