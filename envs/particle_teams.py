@@ -177,8 +177,8 @@ PREDATORS: Pool[Particles] = Pool(
 )
 
 
-# ---- a prey (the last partner) and the ego's mates, who chase it. Preys differ in whom they fear: one that fears the ego alone
-# is best left to its mates, one that fears the mates must be caught by the ego
+# ---- a prey (the last partner) and the ego's mates, who chase it. Preys differ in whom they fear: one that fears the ego
+# alone is best left to its mates, one that fears the mates must be caught by the ego
 
 
 def _near(world: Particles, feared: np.ndarray) -> np.ndarray:
