@@ -177,8 +177,8 @@ def make_grid(
         same = [told for told, config in arms if sum(config == other for _, other in arms) > 1]
         if same:
             raise GridError(
-                f"{agent} has no objective (objective.weight=0): {' and '.join(same)} are one and the same. Leave it out "
-                f"of this ablation, and run it in a command of its own without --set {same[0].partition('=')[0]}"
+                f"{agent}: {' and '.join(same)} are one and the same run (fields of an objective say nothing where "
+                "objective.weight=0). Give each value once, or leave the agent out of this ablation and run it by itself"
             )
     return cells
 

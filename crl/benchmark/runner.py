@@ -176,10 +176,8 @@ class Bench:
             job.state, job.error = "finished", f"could not be probed or filmed: {job.launch.log}"
         elif job.attempts >= ATTEMPTS:
             told = summary.get("error") if summary.get("state") == "failed" else None
-            job.state, job.error = (
-                "failed",
-                str(told or f"{job.crash or 'crashed'}{_last_words(job.launch.log)}: {job.launch.log}"),
-            )
+            crash = f"{job.crash or 'crashed'}{_last_words(job.launch.log)}: {job.launch.log}"
+            job.state, job.error = "failed", str(told or crash)
         elif job.losses >= LOSSES:
             job.state, job.error = "failed", f"{job.losses} workers were lost, one after the other: {job.launch.log}"
         else:

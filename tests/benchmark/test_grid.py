@@ -41,8 +41,10 @@ def test_a_field_that_is_given_twice_is_refused(tmp_path):
 
 def test_arms_that_are_the_same_are_refused():
     items = ["objective.temperature=0.1,0.5"]
-    with pytest.raises(GridError, match=r"rad-sac has no objective .*0.1 and .*0.5 are one and the same"):
+    with pytest.raises(GridError, match=r"rad-sac: .*0.1 and .*0.5 are one and the same run .*objective.weight=0"):
         make_grid(load_suite("toy"), ["curl-sac", "rad-sac"], [1], items)
+    with pytest.raises(GridError, match=r"curl-sac: algorithm.gamma=0.9 and algorithm.gamma=0.90 are one"):
+        make_grid(load_suite("toy"), ["curl-sac"], [1], ["algorithm.gamma=0.9,0.90"])
     assert len(make_grid(load_suite("toy"), ["rad-sac"], [1], ["algorithm.gamma=0.9,0.99"])) == 4
     # one without a weight among others is the control
     assert len(make_grid(load_suite("toy"), ["curl-sac"], [1], ["objective.weight=0,1"])) == 4

@@ -137,7 +137,7 @@ def test_columns_are_what_they_are_called():
 
 
 def test_roles():
-    for role, words in (("hunter", "role='hunter': 'prey' or 'predator'"), (1, "role=1")):
+    for role, words in (("hunter", "role='hunter': 'prey' or 'predator'"), (1, "role=1"), (["prey"], "role=")):
         with pytest.raises(EnvironmentOptionError, match=words):
             make_env("mpe/simple_tag", role=role)
     with pytest.raises(EnvironmentOptionError, match="role='prey': 'mate'"):
