@@ -54,7 +54,7 @@ class Noise(gym.Env):
         ("cheetah-run", "dmc/cheetah-run"),
         ("gym/CartPol-v1", "gym/CartPole-v1"),
         ("CartPol-v1", "CartPole-v1"),
-        ("no_such_module:Env-v0", "Nearest"),
+        ("no_such_module:Env-v0", "no module no_such_module to take the environment Env-v0 .* from: .*current folder"),
     ],
 )
 def test_unknown_ids_name_the_nearest(env_id, near):
