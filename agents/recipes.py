@@ -10,7 +10,7 @@ differ from their parent in exactly one named field.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -233,7 +233,7 @@ def resolve(agent: str, env_id: str, overrides: Mapping[str, Any] | None = None)
         layers += [dict(recipe.changes)]
         layers += [{path: value} for pattern, path, value in recipe.env_changes if matches(env_id, pattern)]
     layers.append(overrides or {})
-    layers.insert(2, family.option_defaults(_options(layers)))
+    layers.insert(2, family.option_defaults(env_options(*layers)))
     config.env.id = env_id
     for fields in layers:
         for path, value in fields.items():
@@ -244,8 +244,11 @@ def resolve(agent: str, env_id: str, overrides: Mapping[str, Any] | None = None)
     return plain(asdict(config))
 
 
-def _options(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Options of the environment that the layers set, by name."""
+def env_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param layers: fields by dotted path, later ones win
+    :return: options of the environment that are among them, by name
+    """
     prefix = "env.kwargs."
     fields = [(path, value) for layer in layers for path, value in layer.items() if path.startswith(prefix)]
     return {path.removeprefix(prefix): free_value(value) for path, value in fields}

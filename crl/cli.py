@@ -322,9 +322,13 @@ def _check(command: Train) -> None:
     if command.steps is not None and command.steps < 1:
         raise UsageError(f"--steps {command.steps}: at least 1")
     _check_seed(command.seed)
-    if command.checkpoint_every < 0:
-        raise UsageError(f"--checkpoint-every {command.checkpoint_every}: 0 (at the end only) or more agent steps")
+    _check_checkpoint_every(command.checkpoint_every)
     _check_device(command.device)
+
+
+def _check_checkpoint_every(steps: int) -> None:
+    if steps < 0:
+        raise UsageError(f"--checkpoint-every {steps}: 0 (at the end only) or more agent steps")
 
 
 def _check_device(device: str) -> None:
@@ -339,18 +343,13 @@ def _train(command: Train) -> int:
 
 
 def _train_until(command: Train, stop: StopRequest) -> int:
-    from crl.agents.fields import free_value
-    from crl.agents.recipes import resolve
+    from crl.agents.recipes import env_options, resolve
     from crl.envs.make import check_env_id
     from crl.runs.folder import RunFolder
 
     _check(command)
     overrides = _overrides(command)
-    prefix = "env.kwargs."
-    check_env_id(
-        command.env,
-        {path.removeprefix(prefix): free_value(value) for path, value in overrides.items() if path.startswith(prefix)},
-    )
+    check_env_id(command.env, env_options(overrides))
     resolve(command.agent, command.env, overrides)
     out = command.out or RunFolder.default_path("adhoc", command.agent, command.env, command.seed)
     RunFolder(out).check_free()
@@ -494,8 +493,7 @@ def _tune(command: Tune) -> int:
 
     if command.out is not None:
         _check_folder(command.out)
-    if command.checkpoint_every < 0:
-        raise UsageError(f"--checkpoint-every {command.checkpoint_every}: 0 (at the end only) or more agent steps")
+    _check_checkpoint_every(command.checkpoint_every)
     options = {name: value for name, value in vars(command).items() if name != "set"}
     return tune(fixed=settings(command.set, "train.env_steps=20000"), **options)
 

@@ -72,7 +72,7 @@ class _Task:
         :param name: None takes the usual one
         :raises EnvironmentOptionError: when there is none of this name
         """
-        if name is not None and name not in list(self.roles):
+        if name is not None and name not in list(self.roles):  # a list, as what cannot be hashed is no role either
             raise EnvironmentOptionError(f"role={name!r}: {' or '.join(map(repr, self.roles))}")
         return self.roles[next(iter(self.roles)) if name is None else name]
 

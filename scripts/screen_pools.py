@@ -14,7 +14,6 @@ without memory may run in circles when it never varies), so differences are take
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
 from pathlib import Path
@@ -30,6 +29,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from crl.agents.fields import free_value
 from crl.agents.scaled_rewards import ScaledRewards
 from crl.envs import check_env_id, make_vec_env
+from crl.runs.folder import Table
+from crl.runs.settings import settings
 
 ARMS = {"none": False, "oracle": True}
 N_ENVS = 16
@@ -132,19 +133,14 @@ def main() -> None:
     args = parser.parse_args()
     th.set_num_threads(1)
     PPO_KWARGS["learning_rate"] = args.learning_rate
-    options = {name: free_value(value) for name, _, value in (item.partition("=") for item in args.set)}
+    options = {name: free_value(value) for name, value in settings(args.set, "penalty=0.1").items()}
     for env_id in args.envs:
         check_env_id(env_id, options)
     for env_id in args.envs:
         rows = screen(env_id, args.seeds, args.steps, args.episodes, options, args.reward_scale)
         if args.out is not None:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            new = not args.out.exists()
-            with args.out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                if new:
-                    writer.writeheader()
-                writer.writerows(rows)
+            for found in rows:
+                Table(args.out).append(found)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ One thread, unless ``--threads`` says more; on-policy recipes round up to whole 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
 from collections.abc import Callable
@@ -30,8 +29,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from crl.agents import build, resolve
-from crl.agents.fields import free_value
 from crl.envs import make_vec_env
+from crl.runs.folder import Table
+from crl.runs.settings import settings
 
 PARTS = ("environments", "acting", "updates", "callbacks", "rest")
 FIELDS = ["agent", "env", "env_steps", "threads", "part", "seconds", "cpu_seconds", "share", "steps_per_second"]
@@ -110,23 +110,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="CSV that rows are appended to")
     args = parser.parse_args()
     th.set_num_threads(args.threads)
-    changes = {name: free_value(value) for name, _, value in (item.partition("=") for item in args.set)}
-    clock, steps = split(args.agent, args.env, changes, args.warm_up, args.env_steps, args.seed)
+    clock, steps = split(args.agent, args.env, settings(args.set), args.warm_up, args.env_steps, args.seed)
     total = sum(clock.seconds.values())
     print(f"{args.agent} on {args.env}: {steps} steps in {total:.1f} s, {steps / total:.1f} a second")
-    rows = []
     for part in PARTS:
         seconds, cpu = clock.seconds[part], clock.cpu_seconds[part]
         print(f"  {part:13} {seconds:9.1f} s {seconds / total:6.1%}  {cpu:9.1f} CPU s")
         cells = [args.agent, args.env, steps, args.threads, part, round(seconds, 1), round(cpu, 1), round(seconds / total, 3)]
-        rows.append(dict(zip(FIELDS, [*cells, round(steps / total, 1)], strict=True)))
-    if args.out is not None:
-        new = not args.out.exists()
-        with args.out.open("a", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+        if args.out is not None:
+            Table(args.out).append(dict(zip(FIELDS, [*cells, round(steps / total, 1)], strict=True)))
 
 
 if __name__ == "__main__":

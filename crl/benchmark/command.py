@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
-from crl.benchmark.forecast import forecast, hours_of_all, workers_that_fit
+from crl.benchmark.forecast import forecast, hours_of_all, largest_memory, workers_that_fit
 from crl.benchmark.grid import Cell, choose_agents, make_grid, parse_seeds
 from crl.benchmark.launch import Executor, LocalExecutor, visible_gpus
 from crl.benchmark.plan import write_plan
@@ -144,7 +144,7 @@ def make_executor(
     :param slurm: see :func:`bench`
     :raises ValueError: when the cluster cannot be used
     """
-    memory = 1.2 * max(forecast(cell).memory for cell in cells)
+    memory = 1.2 * largest_memory(cells)
     if name == "ray":
         from crl.benchmark.on_ray import RayExecutor
 
@@ -165,9 +165,7 @@ def print_forecast(work: Bench, as_the_cluster_has_room: bool = False) -> None:
     :param work: not begun
     :param as_the_cluster_has_room: nobody knows how many runs there will be at a time
     """
-    table = Table("agent", "task", "runs", "left", "hours", "memory", "disk", title="each run", box=SIMPLE)
-    for column in table.columns[:2]:
-        column.overflow = "fold"  # what tells the arms of an ablation apart stands at the end
+    table = Table(*_names(), "runs", "left", "hours", "memory", "disk", title="each run", box=SIMPLE)
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in work.jobs:
         groups.setdefault((job.cell.label, job.cell.task.label), []).append(job)
@@ -210,6 +208,11 @@ def print_forecast(work: Bench, as_the_cluster_has_room: bool = False) -> None:
         )
 
 
+def _names() -> list[Column]:
+    """Columns of a table that are shown whole: what tells the arms of an ablation apart stands at their end."""
+    return [Column("agent", overflow="fold"), Column("task", overflow="fold")]
+
+
 def _left(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.state not in ("finished", "failed")]
 
@@ -234,9 +237,7 @@ def _table(work: Bench) -> Table:
     states = ("finished", "running", "waiting", "elsewhere", "failed")
     counts = ", ".join(f"{work.count(state)} {state}" for state in states if work.count(state))  # type: ignore[arg-type]
     paused = f"  PAUSED by {work.pause_file}" if work.pause_file.exists() else ""
-    table = Table("agent", "task", "seed", "state", "steps", "return", title=counts + paused)
-    for column in table.columns[:2]:
-        column.overflow = "fold"
+    table = Table(*_names(), "seed", "state", "steps", "return", title=counts + paused)
     for row in results([job for job in work.jobs if job.state in ("running", "elsewhere", "failed")]):
         value = "" if row["return"] is None else return_text(row["return"])
         state = f"{row['state']} on {row['host']}" if row["host"] else row["state"]

@@ -43,7 +43,8 @@ def forecast(cell: Cell, measured: Path = MEASURED) -> Forecast:
     frames = replay_bytes(config)
     rows = list(csv.DictReader(measured.open())) if measured.exists() else []
     hours, measured_on = _hours(config, rows)
-    memory = max(PROCESS_BYTES + frames, *(float(row.get("memory_gb") or 0) * 1e9 for row in _same_agent(config, rows)), 0.0)
+    peaks = [1e9 * float(row.get("memory_gb") or 0) for row in _same_agent(config, rows)]
+    memory = max([PROCESS_BYTES + frames, *peaks])
     return Forecast(hours, memory, frames + 2e8, measured_on)
 
 
@@ -95,6 +96,16 @@ def hours_of_all(hours: Sequence[float], workers: int) -> float:
     return max(busy_until, default=0.0)
 
 
+def largest_memory(cells: Sequence[Cell]) -> float:
+    """
+    :param cells: of a grid
+    :return: bytes of the run that takes most
+    """
+    # cells that differ in their seeds need as much
+    kinds = {(cell.label, cell.task.label): cell for cell in cells}
+    return max(forecast(cell).memory for cell in kinds.values())
+
+
 def workers_that_fit(cells: Sequence[Cell], cores: int, threads: int, free_memory: float) -> int:
     """
     :param cells: of the grid
@@ -103,7 +114,4 @@ def workers_that_fit(cells: Sequence[Cell], cores: int, threads: int, free_memor
     :param free_memory: bytes
     :return: runs at a time, at least 1
     """
-    # cells that differ in their seeds need as much
-    kinds = {(cell.label, cell.task.label): cell for cell in cells}
-    largest = max(forecast(cell).memory for cell in kinds.values())
-    return max(1, min(cores // threads, int(0.9 * free_memory // largest)))
+    return max(1, min(cores // threads, int(0.9 * free_memory // largest_memory(cells))))

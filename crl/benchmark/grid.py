@@ -12,7 +12,7 @@ from crl.agents.config import ADDED_FIELDS
 from crl.agents.family import update_of
 from crl.agents.fields import takes_list
 from crl.agents.function_family import changed_source
-from crl.agents.recipes import family_of, flatten, resolve
+from crl.agents.recipes import env_options, family_of, flatten, resolve
 from crl.benchmark.suite import Suite, Task
 from crl.envs.make import check_env_id
 from crl.runs.lengths import agent_steps, never_learns
@@ -152,7 +152,10 @@ def make_grid(
     by_agent = agents if isinstance(agents, Mapping) else dict.fromkeys(agents, seeds)
     agents, seeds = list(by_agent), sorted({seed for of_agent in by_agent.values() for seed in of_agent})
     for task in suite.tasks:
-        _check_task(suite, task, list(agents))
+        try:
+            check_env_id(task.env, env_options(suite.overrides(task)))
+        except ValueError as error:
+            raise _in_suite(suite, task, error) from error
     variants = parse_variants(items, lambda name: any(takes_list(family_of(agent).config, name) for agent in agents))
     varied = {name for name in variants[0] if len({variant[name] for variant in variants}) > 1}
     names = {agent: agent.rpartition(":")[2] for agent in agents}
@@ -165,7 +168,12 @@ def make_grid(
             continue
         told = ",".join(f"{name}={value}" for name, value in variant.items() if name in varied)
         overrides = {**suite.overrides(task), **variant}
-        config = resolve(agent, task.env, overrides)
+        try:
+            config = resolve(agent, task.env, overrides)
+        except ValueError as error:
+            if _resolves(agent, task.env) and not _resolves(agent, task.env, suite.overrides(task)):
+                raise _in_suite(suite, task, error) from error
+            raise
         if seed == seeds[0]:
             check_env_id(task.env, config["env"]["kwargs"])
             wasted = never_learns(config, agent_steps(config), "--set train.env_steps=..., or the suite's env_steps")
@@ -183,22 +191,14 @@ def make_grid(
     return cells
 
 
-def _check_task(suite: Suite, task: Task, agents: Sequence[str]) -> None:
-    """What is wrong with a task whatever the command line says, told with the place where it stands."""
-    overrides = suite.overrides(task)
-    options = {path.removeprefix("env.kwargs."): value for path, value in overrides.items() if path.startswith("env.kwargs.")}
-    try:
-        check_env_id(task.env, options)
-        for agent in agents:
-            if _resolves(agent, task.env):  # else it is no matter of the suite's fields
-                resolve(agent, task.env, overrides)
-    except ValueError as error:
-        raise GridError(f"suite {suite.name}, task {task.label}: {error}") from error
+def _in_suite(suite: Suite, task: Task, error: ValueError) -> GridError:
+    """What is wrong whatever the command line says, told with the place where it stands."""
+    return GridError(f"suite {suite.name}, task {task.label}: {error}")
 
 
-def _resolves(agent: str, env_id: str) -> bool:
+def _resolves(agent: str, env_id: str, overrides: Mapping[str, Any] | None = None) -> bool:
     try:
-        resolve(agent, env_id)
+        resolve(agent, env_id, overrides)
     except ValueError:
         return False
     return True

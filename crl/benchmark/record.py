@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from crl.agents.family import update_of
 from crl.agents.recipes import family_of, flatten, resolve
 from crl.benchmark.grid import TUNING_SEEDS
-from crl.benchmark.results import config_hash, find_runs, newest_probe, plan_of
+from crl.benchmark.results import config_hash, find_runs, newest_probe, planned_in, plans_for
 from crl.benchmark.subgoals import SubgoalRates, as_json, read_rates
 from crl.runs.folder import RunFolder, RunFolderError, Table, write_atomically
 from crl.runs.return_text import return_digits
@@ -69,8 +69,7 @@ def measured_row(path: Path) -> dict[str, Any]:
 
 
 def _asked_for(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    base, plan = plan_of(path)
-    planned = plan.runs.get(path.resolve().relative_to(base).as_posix()) if plan else None
+    planned = planned_in(plans_for(path), path)
     if planned is not None:
         return {**planned.overrides, "train.threads": config["train"]["threads"]}
     recipe, there = flatten(resolve(config["agent"], config["env"]["id"])), flatten(config)

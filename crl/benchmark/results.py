@@ -161,7 +161,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             if path.resolve() in runs:
                 continue
             try:
-                runs[path.resolve()] = _read(path, _planned(path.resolve(), plans))
+                runs[path.resolve()] = _read(path, planned_in(plans, path))
             except RunFolderError as error:
                 words.append(str(error))
         if not paths:
@@ -196,15 +196,21 @@ def plans_for(folder: Path) -> dict[Path, Plan]:
     base, plan = plan_of(folder)
     if plan is not None:
         return {base: plan}
-    bases = dict.fromkeys(plan_of(path)[0] for path in find_runs(folder))
+    bases = dict.fromkeys(base for path in find_runs(folder) for base in path.resolve().parents[:3])
     found = {base: read_plan(base) for base in bases}
     return {base: plan for base, plan in found.items() if plan is not None}
 
 
-def _planned(path: Path, plans: Mapping[Path, Plan]) -> Planned | None:
+def planned_in(plans: Mapping[Path, Plan], path: Path) -> Planned | None:
+    """
+    :param plans: from :func:`plans_for`
+    :param path: folder of a run
+    :return: what they say of it; None where they say nothing
+    """
+    place = path.resolve()
     for base, plan in plans.items():
-        if path.is_relative_to(base):
-            return plan.runs.get(path.relative_to(base).as_posix())
+        if place.is_relative_to(base):
+            return plan.runs.get(place.relative_to(base).as_posix())
     return None
 
 

@@ -176,8 +176,7 @@ class Bench:
             job.state, job.error = "finished", f"could not be probed or filmed: {job.launch.log}"
         elif job.attempts >= ATTEMPTS:
             told = summary.get("error") if summary.get("state") == "failed" else None
-            crash = f"{job.crash or 'crashed'}{_last_words(job.launch.log)}: {job.launch.log}"
-            job.state, job.error = "failed", str(told or crash)
+            job.state, job.error = "failed", str(told) if told else _crash(job)
         elif job.losses >= LOSSES:
             job.state, job.error = "failed", f"{job.losses} workers were lost, one after the other: {job.launch.log}"
         else:
@@ -309,6 +308,10 @@ def _how(outcome: Outcome) -> str:
     return f"{killed}, as when memory runs out" if -outcome == signal.SIGKILL else killed
 
 
+def _crash(job: Job) -> str:
+    return f"{job.crash or 'crashed'}{_last_words(job.launch.log)}: {job.launch.log}"
+
+
 def _last_words(log: str) -> str:
     """What ``crl`` said last about what is wrong, in brackets; empty where it said nothing."""
     try:
@@ -338,7 +341,8 @@ def results(jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = []
     for job in jobs:
         summary = job.folder.summary()
-        evaluations = job.folder.evaluations()
+        evaluations = Table(job.folder.eval_file).rows()
+        last = evaluations[-1] if evaluations else None
         rows.append(
             {
                 "agent": job.cell.label,
@@ -346,11 +350,9 @@ def results(jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
                 "seed": job.cell.seed,
                 "state": job.state,
                 # a checkpoint's, or where an evaluation has been since
-                "steps": max(
-                    int(summary.get("steps", 0)), *(int(row["step"]) for row in Table(job.folder.eval_file).rows()[-1:]), 0
-                ),
+                "steps": max(int(summary.get("steps", 0)), int(last["step"]) if last else 0),
                 "of": job.total_steps if job.folder.config_file.exists() else None,
-                "return": summary.get("final_return", evaluations[-1] if evaluations else None),
+                "return": summary.get("final_return", float(last["mean"]) if last else None),
                 "updates_per_second": summary.get("updates_per_second"),
                 "error": job.error,
                 "host": job.launch.where() if job.state == "running" else "",

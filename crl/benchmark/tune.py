@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from crl.agents.fields import free_value
-from crl.agents.recipes import flatten, resolve
+from crl.agents.recipes import env_options, flatten, resolve
 from crl.benchmark.grid import Cell, parse_seeds
 from crl.benchmark.runner import Bench, Job
 from crl.benchmark.search import Space, parse_search
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 _STUDY = "crl"
+_STARTS = "algorithm.learning_starts"
 #: trials that are run to their end before any is pruned
 _STARTUP = 5
 
@@ -93,13 +93,13 @@ def tune(
     if trials < 1 or workers < 1 or threads < 1:
         raise TuneError(f"--trials {trials}, --workers {workers}, --threads {threads}: at least 1")
     chosen = parse_seeds(seeds, tuning=True)
-    kwargs = {path: free_value(value) for path, value in (fixed or {}).items() if path.startswith("env.kwargs.")}
-    check_env_id(env, {path.removeprefix("env.kwargs."): value for path, value in kwargs.items()})
+    check_env_id(env, env_options(fixed or {}))
     config = resolve(agent, env, fixed or {})
     plan = Plan(agent, env, chosen, list(search), dict(fixed or {}))
     space = parse_search(search, agent, env, plan.fixed)
-    for starts in space["algorithm.learning_starts"].ends() if "algorithm.learning_starts" in space else (None,):
-        tried = config if starts is None else resolve(agent, env, {**plan.fixed, "algorithm.learning_starts": starts})
+    starts = space.get(_STARTS)
+    for searched in [{}] if starts is None else [{_STARTS: value} for value in starts.ends()]:
+        tried = resolve(agent, env, {**plan.fixed, **searched})
         wasted = never_learns(tried, agent_steps(tried), "--set train.env_steps=...")
         if wasted:
             raise TuneError(wasted)

@@ -171,10 +171,6 @@ class RunFolder:
         except RunFolderError:
             return True
 
-    def evaluations(self) -> list[float]:
-        """Mean returns of the evaluations so far."""
-        return [float(row["mean"]) for row in Table(self.eval_file).rows()]
-
 
 #: what a run's configuration is made of, as far as running it goes
 _PARTS = ("run", "env", "train")
