@@ -134,7 +134,7 @@ RELATIONS: dict[str, Any] = {
     "history.ego": "ego_position",
     "history.others": ["partner*_from_ego"],
 }
-#: of a predator: what the prey does, and the others beside it, as preys differ in whom they flee
+#: of a predator: what the prey does, and the others beside it, as preys differ in how they take the ego
 HUNT: dict[str, Any] = {
     "history.columns": ["ego_position_*", "partner*_from_ego_*", "partner2_velocity_*"],
     "history.differences": 0.0,

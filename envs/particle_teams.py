@@ -21,8 +21,10 @@ NOISE = 0.1
 LOOK_AHEAD = 1.0
 #: steps after which patrols and rotations go on to the next place
 SHIFT = 12
-#: how near those must come whom a prey fears
+#: how near the ego must come for a prey that fears it
 FEAR = 1.0
+#: speed under which the ego is slow for its prey; it falls by a quarter in each step without thrust
+SLOW = 0.25
 _CORNERS = np.array([(0.7, 0.7), (-0.7, 0.7), (-0.7, -0.7), (0.7, -0.7)])
 _THIRDS = np.array([(np.cos(angle), np.sin(angle)) for angle in 2.0 * np.pi * np.arange(3) / 3.0])
 
@@ -177,68 +179,65 @@ PREDATORS: Pool[Particles] = Pool(
 )
 
 
-# ---- a prey (the last partner) and the ego's mates, who chase it. Preys differ in whom they fear: one that fears the ego
-# alone is best left to its mates, one that fears the mates must be caught by the ego
+# ---- a prey (the last partner) and the ego's mates, who patrol. Preys differ in how they are caught: those that mind nobody by
+# going to them, those that trust who is slow by waiting for them. Mates that hunt, too, would bury what the ego does in noise
 
 
-def _near(world: Particles, feared: np.ndarray) -> np.ndarray:
-    """Of those that the prey fears, ``(n, 2)``, the ones that are too near to it."""
-    return feared[_distances(feared, world.partners[-1]) < FEAR]
+def _slow(world: Particles) -> bool:
+    return float(np.hypot(*world.ego_velocity)) < SLOW
 
 
 def _hunted(world: Particles, prey: np.ndarray | None) -> list[np.ndarray | None]:
-    """The prey goes there, or rests; its other predators chase it."""
-    return [*[world.partners[-1]] * (len(world.partners) - 1), prey]
+    """The prey goes there, or rests; its other predators are on patrol."""
+    return [*patrol(world)[:-1], prey]
 
 
-def _flee(world: Particles, feared: np.ndarray) -> list[np.ndarray | None]:
-    prey, near = world.partners[-1], _near(world, feared)
-    if not len(near):
-        return _hunted(world, None)
-    nearest = near[int(_distances(near, prey).argmin())]
-    return _hunted(world, np.clip(2.0 * prey - nearest, -0.9, 0.9))
+def _away(world: Particles) -> np.ndarray | None:
+    """Straight away from the ego if that is near."""
+    prey = world.partners[-1]
+    return np.clip(2.0 * prey - world.ego, -0.9, 0.9) if _distances(prey[None], world.ego)[0] < FEAR else None
 
 
-def _hide(world: Particles, feared: np.ndarray) -> list[np.ndarray | None]:
-    if not len(_near(world, feared)):
-        return _hunted(world, None)
-    room = [_distances(feared, corner).min() for corner in _CORNERS]
-    return _hunted(world, _CORNERS[int(np.argmax(room))])
-
-
-def flees_ego(world: Particles) -> list[np.ndarray | None]:
-    """Straight away from the ego when that is near; it minds nobody else, and can be caught where the ego keeps away."""
-    return _flee(world, world.ego[None])
-
-
-def hides_from_ego(world: Particles) -> list[np.ndarray | None]:
-    """To the corner that is farthest from the ego when that is near; it minds nobody else."""
-    return _hide(world, world.ego[None])
-
-
-def flees_mates(world: Particles) -> list[np.ndarray | None]:
-    """Straight away from the ego's mates when one is near; the ego can come up to it."""
-    return _flee(world, world.partners[:-1])
-
-
-def hides_from_mates(world: Particles) -> list[np.ndarray | None]:
-    """To the corner that is farthest from the ego's mates when one is near; the ego can come up to it."""
-    return _hide(world, world.partners[:-1])
-
-
-def fears_nobody(world: Particles) -> list[np.ndarray | None]:
-    """It rests."""
+def rests(world: Particles) -> list[np.ndarray | None]:
+    """It stays where it is."""
     return _hunted(world, None)
 
 
-def follows_a_mate(world: Particles) -> list[np.ndarray | None]:
-    """It goes to the first of the ego's mates."""
-    return _hunted(world, world.partners[0])
+def goes_to_the_middle(world: Particles) -> list[np.ndarray | None]:
+    """It stays in the middle of the world."""
+    return _hunted(world, np.zeros(2))
 
 
-def flees_all(world: Particles) -> list[np.ndarray | None]:
-    """Straight away from the nearest predator when that is near."""
-    return _flee(world, np.concatenate([world.partners[:-1], world.ego[None]]))
+def goes_to_the_edge(world: Particles) -> list[np.ndarray | None]:
+    """It stays at the edge that is nearest to it."""
+    edge = world.partners[-1].copy()
+    axis = int(np.abs(edge).argmax())
+    edge[axis] = np.copysign(0.95, edge[axis])
+    return _hunted(world, edge)
+
+
+def trusts_the_slow(world: Particles) -> list[np.ndarray | None]:
+    """It comes to an ego that is slow, and flees one that is not."""
+    return _hunted(world, world.ego if _slow(world) else _away(world))
+
+
+def trusts_the_slow_nearby(world: Particles) -> list[np.ndarray | None]:
+    """As one that trusts the slow, but does not come from afar."""
+    if not _slow(world):
+        return _hunted(world, _away(world))
+    return _hunted(world, world.ego if _distances(world.partners[-1:], world.ego)[0] < 1.5 * FEAR else None)
+
+
+def trusts_the_slow_later(world: Particles) -> list[np.ndarray | None]:
+    """As one that trusts the slow, but not before some steps."""
+    if not _slow(world):
+        return _hunted(world, _away(world))
+    return _hunted(world, world.ego if world.step >= SHIFT else None)
+
+
+def flees_ego(world: Particles) -> list[np.ndarray | None]:
+    """Away from an ego that is near, slow or not."""
+    return _hunted(world, _away(world))
 
 
 def follows_ego(world: Particles) -> list[np.ndarray | None]:
@@ -248,16 +247,16 @@ def follows_ego(world: Particles) -> list[np.ndarray | None]:
 
 PREY: Pool[Particles] = Pool(
     {
+        "rests": _team(rests),
+        "goes-to-the-middle": _team(goes_to_the_middle, 0.05),
+        "goes-to-the-edge": _team(goes_to_the_edge, 0.05),
+        "trusts-the-slow": _team(trusts_the_slow),
+        "trusts-the-slow-nearby": _team(trusts_the_slow_nearby),
+        "trusts-the-slow-later": _team(trusts_the_slow_later),
         "flees-ego": _team(flees_ego),
-        "hides-from-ego": _team(hides_from_ego),
-        "flees-mates": _team(flees_mates),
-        "hides-from-mates": _team(hides_from_mates),
-        "fears-nobody": _team(fears_nobody),
-        "follows-a-mate": _team(follows_a_mate),
-        "flees-all": _team(flees_all),
         "follows-ego": _team(follows_ego),
     },
-    test=("flees-all", "follows-ego"),
+    test=("flees-ego", "follows-ego"),
 )
 
 

@@ -7,7 +7,7 @@ are not reported elsewhere. Both arms are evaluated on the same episodes (evalua
 without memory may run in circles when it never varies), so differences are taken episode by episode::
 
     python scripts/screen_pools.py lbf/8x8-2p-2f --steps 500000 --seeds 101 102 --out runs/screen_pools.csv
-    python scripts/screen_pools.py mpe/simple_tag --reward-scale 0.02 --set role=predator --seeds 101 102 103
+    python scripts/screen_pools.py mpe/simple_tag --set role=predator --reward-scale 0.1 --learning-rate 1e-3 --gamma 0.95
     python scripts/screen_pools.py lbf/8x8-2p-2f-coop --set penalty=0.1 --seeds 101 102 103
 """
 
@@ -38,6 +38,7 @@ N_ENVS = 16
 PPO_KWARGS: dict[str, Any] = dict(n_steps=128, batch_size=256, ent_coef=0.01, gamma=0.99)
 #: SB3's
 USUAL_RATE = 3e-4
+USUAL_GAMMA = PPO_KWARGS["gamma"]
 #: of evaluation episodes, the same for all seeds
 EVALUATION_SEED = 20_001
 FIELDS = ["env", "options", "arm", "seed", "steps", "episodes", "partner", "return", "low", "high", "steps_per_second"]
@@ -104,6 +105,8 @@ def screen(
     shown = options if scale == 1.0 else {**options, "reward_scale": scale}
     if PPO_KWARGS["learning_rate"] != USUAL_RATE:
         shown = {**shown, "learning_rate": PPO_KWARGS["learning_rate"]}
+    if PPO_KWARGS["gamma"] != USUAL_GAMMA:
+        shown = {**shown, "gamma": PPO_KWARGS["gamma"]}
     told, rows, gaps = " ".join(f"{name}={value}" for name, value in shown.items()), [], []
     for seed in seeds:
         found = {arm: run(env_id, arm, seed, steps, episodes, options, scale) for arm in ARMS}
@@ -127,12 +130,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[101])
     parser.add_argument("--episodes", type=int, default=640, help="of an evaluation")
     parser.add_argument("--learning-rate", type=float, default=USUAL_RATE)
+    parser.add_argument("--gamma", type=float, default=USUAL_GAMMA)
     parser.add_argument("--reward-scale", type=float, default=1.0, help="factor of the rewards that are learned from")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options of the environments")
     parser.add_argument("--out", type=Path, help="CSV that rows are appended to")
     args = parser.parse_args()
     th.set_num_threads(1)
-    PPO_KWARGS["learning_rate"] = args.learning_rate
+    PPO_KWARGS.update(learning_rate=args.learning_rate, gamma=args.gamma)
     options = {name: free_value(value) for name, value in settings(args.set, "penalty=0.1").items()}
     for env_id in args.envs:
         check_env_id(env_id, options)

@@ -94,7 +94,8 @@ def test_numbers_are_the_packages_own(env_id, role, make, ego, others, bonus):
             assert (obs == seen[ego]).all()
             for told, name in zip(info["partner_observations"], others, strict=True):
                 assert (told[: len(seen[name])] == seen[name]).all() and not told[len(seen[name]) :].any()
-            own = int(rng.integers(5))
+            state = env.unwrapped._world()
+            own = towards(state.partners[-1] - state.ego) if role == "predator" else int(rng.integers(5))
             obs, reward, terminated, truncated, info = env.step(own)
             actions = dict(zip(others, info["partner_actions"].tolist(), strict=True))
             seen, rewards, _, cut, _ = theirs.step({ego: own, **actions})
@@ -146,7 +147,7 @@ def test_roles():
     usual = make_env("mpe/simple_tag")
     assert usual.unwrapped.pool_names == prey.unwrapped.pool_names == PREDATORS.names
     assert predator.unwrapped.pool_names == PREY.names
-    with pytest.raises(EnvironmentOptionError, match="partner='all-chase'.*one of 0 flees-ego"):
+    with pytest.raises(EnvironmentOptionError, match="partner='all-chase'.*one of 0 rests"):
         make_env("mpe/simple_tag", role="predator", partner="all-chase")
 
 
@@ -250,54 +251,53 @@ def test_mates(name, state, want):
     assert MATES.scripts[name]()(state, Calm()) == want
 
 
-#: two mates, and the prey, the last, in the upper right
-HUNT = [(0.3, 0.7), (0.7, 0.4), (0.7, 0.7)]
-FAR, LOW, LEFT_OF = (-0.9, -0.9), (0.7, -0.2), (0.2, 0.7)
+#: two mates, on their way to the two upper corners, and the prey, the last, in the upper right
+HUNT = [(0.3, 0.7), (0.7, 0.4), (0.6, 0.5)]
+FAR, FARTHEST, LOW, FAST = (0.6, -0.7), (-0.9, -0.9), (0.6, -0.2), (0.0, 0.3)
 
 
 @pytest.mark.parametrize(
     "name, state, want",
     [
-        ("flees-ego", world(FAR, HUNT, []), [RIGHT, UP, REST]),
-        ("flees-ego", world(LOW, HUNT, []), [RIGHT, UP, UP]),
-        ("hides-from-ego", world(FAR, HUNT, []), [RIGHT, UP, REST]),
-        ("hides-from-ego", world(LOW, HUNT, []), [RIGHT, UP, LEFT]),
-        # the nearest mate is below, and the ego not feared
-        ("flees-mates", world(LEFT_OF, HUNT, []), [RIGHT, UP, UP]),
-        ("flees-mates", world(LEFT_OF, [(-0.9, -0.7), (-0.7, -0.9), (0.7, 0.7)], []), [RIGHT, UP, REST]),
-        # the lower left is 1.5 from both mates, the lower right 1.1, the upper left 1.0
-        ("hides-from-mates", world(FAR, HUNT, []), [RIGHT, UP, DOWN]),
-        ("hides-from-mates", world(LEFT_OF, [(-0.9, -0.7), (-0.7, -0.9), (0.7, 0.7)], []), [RIGHT, UP, REST]),
-        ("fears-nobody", world(LEFT_OF, HUNT, []), [RIGHT, UP, REST]),
-        ("follows-a-mate", world(FAR, HUNT, []), [RIGHT, UP, LEFT]),
-        ("flees-all", world((0.7, 0.6), HUNT, []), [RIGHT, UP, UP]),
-        ("flees-all", world((0.6, 0.7), HUNT, []), [RIGHT, UP, RIGHT]),
-        ("follows-ego", world((0.6, -0.9), HUNT, []), [RIGHT, UP, DOWN]),
+        ("rests", world(LOW, HUNT, [], FAST), [RIGHT, LEFT, REST]),
+        ("goes-to-the-middle", world(LOW, HUNT, [], FAST), [RIGHT, LEFT, LEFT]),
+        ("goes-to-the-middle", world(LOW, [*HUNT[:2], (0.04, -0.04)], [], step=SHIFT), [LEFT, LEFT, REST]),
+        ("goes-to-the-edge", world(LOW, HUNT, [], FAST), [RIGHT, LEFT, RIGHT]),
+        ("goes-to-the-edge", world(LOW, [*HUNT[:2], (0.2, -0.7)], []), [RIGHT, LEFT, DOWN]),
+        ("goes-to-the-edge", world(LOW, [*HUNT[:2], (0.2, -0.94)], []), [RIGHT, LEFT, REST]),
+        ("trusts-the-slow", world(FARTHEST, HUNT, []), [RIGHT, LEFT, LEFT]),
+        ("trusts-the-slow", world(LOW, HUNT, [], FAST), [RIGHT, LEFT, UP]),
+        ("trusts-the-slow", world(FAR, HUNT, [], FAST), [RIGHT, LEFT, REST]),
+        ("trusts-the-slow-nearby", world(FAR, HUNT, []), [RIGHT, LEFT, DOWN]),
+        ("trusts-the-slow-nearby", world(FARTHEST, HUNT, []), [RIGHT, LEFT, REST]),
+        ("trusts-the-slow-nearby", world(LOW, HUNT, [], FAST), [RIGHT, LEFT, UP]),
+        ("trusts-the-slow-later", world(LOW, HUNT, [], step=SHIFT - 1), [RIGHT, LEFT, REST]),
+        ("trusts-the-slow-later", world(LOW, HUNT, [], step=SHIFT), [LEFT, LEFT, DOWN]),
+        ("trusts-the-slow-later", world(LOW, HUNT, [], FAST, step=SHIFT), [LEFT, LEFT, UP]),
+        ("flees-ego", world(LOW, HUNT, []), [RIGHT, LEFT, UP]),
+        ("flees-ego", world(FAR, HUNT, []), [RIGHT, LEFT, REST]),
+        ("follows-ego", world(FAR, HUNT, [], FAST), [RIGHT, LEFT, DOWN]),
     ],
 )
 def test_prey(name, state, want):
     assert PREY.scripts[name]()(state, Calm()) == want
 
 
-def played(partner, keep_away):
-    """Mean return where the ego goes to the prey, or to the corner that is farthest from it."""
+def played(partner, wait):
+    """Mean return where the ego goes to the prey, or rests."""
     env, returns = make_env("mpe/simple_tag", role="predator", partner=partner), 0.0
-    corners = np.array([(0.7, 0.7), (-0.7, 0.7), (-0.7, -0.7), (0.7, -0.7)])
     for seed in range(12):
         env.reset(seed=seed)
         for _ in range(LENGTH):
             state = env.unwrapped._world()
-            prey = state.partners[-1]
-            target = corners[np.hypot(*(corners - prey).T).argmax()] if keep_away else prey
-            returns += env.step(towards(target - state.ego))[1] / 12
+            returns += env.step(REST if wait else towards(state.partners[-1] - state.ego))[1] / 12
     return returns
 
 
-def test_whom_the_prey_fears_says_what_to_do():
-    for partner in ("flees-ego", "hides-from-ego"):
-        assert played(partner, keep_away=True) > played(partner, keep_away=False) + 30
-    for partner in ("fears-nobody", "follows-a-mate"):
-        assert played(partner, keep_away=False) > played(partner, keep_away=True) + 10
+def test_who_the_prey_is_says_what_to_do():
+    for partner in set(PREY.names) - set(PREY.test):
+        wait, go = played(partner, wait=True), played(partner, wait=False)
+        assert abs(wait - go) > 15 and (wait > go) == partner.startswith("trusts"), partner
 
 
 def test_all_teams_are_tested_above():
