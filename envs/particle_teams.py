@@ -179,8 +179,8 @@ PREDATORS: Pool[Particles] = Pool(
 )
 
 
-# ---- a prey (the last partner) and the ego's mates, who patrol. Preys differ in how they are caught: those that mind nobody by
-# going to them, those that trust who is slow by waiting for them. Mates that hunt, too, would bury what the ego does in noise
+# ---- a prey (the last partner) and the ego's mates, who patrol. Preys differ in how they are caught: those that mind nobody
+# by going to them, those that trust who is slow by waiting for them. Mates that hunt, too, would bury what the ego does in noise
 
 
 def _slow(world: Particles) -> bool:
