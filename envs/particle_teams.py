@@ -180,14 +180,18 @@ PREDATORS: Pool[Particles] = Pool(
 
 
 # ---- a prey (the last partner) and the ego's mates, who patrol. Preys differ in how they are caught: those that mind nobody
-# by going to them, those that trust who is slow by waiting for them. Mates that hunt, too, would bury what the ego does in noise
+# by going to them, those that trust who is slow by waiting for them. Mates that hunt would bury what the ego does in noise
 
 
 def _slow(world: Particles) -> bool:
     return float(np.hypot(*world.ego_velocity)) < SLOW
 
 
-def _hunted(world: Particles, prey: np.ndarray | None) -> list[np.ndarray | None]:
+def _from_ego(world: Particles) -> float:
+    return float(_distances(world.partners[-1:], world.ego)[0])
+
+
+def _beside_patrols(world: Particles, prey: np.ndarray | None) -> list[np.ndarray | None]:
     """The prey goes there, or rests; its other predators are on patrol."""
     return [*patrol(world)[:-1], prey]
 
@@ -195,17 +199,17 @@ def _hunted(world: Particles, prey: np.ndarray | None) -> list[np.ndarray | None
 def _away(world: Particles) -> np.ndarray | None:
     """Straight away from the ego if that is near."""
     prey = world.partners[-1]
-    return np.clip(2.0 * prey - world.ego, -0.9, 0.9) if _distances(prey[None], world.ego)[0] < FEAR else None
+    return np.clip(2.0 * prey - world.ego, -0.9, 0.9) if _from_ego(world) < FEAR else None
 
 
 def rests(world: Particles) -> list[np.ndarray | None]:
     """It stays where it is."""
-    return _hunted(world, None)
+    return _beside_patrols(world, None)
 
 
 def goes_to_the_middle(world: Particles) -> list[np.ndarray | None]:
     """It stays in the middle of the world."""
-    return _hunted(world, np.zeros(2))
+    return _beside_patrols(world, np.zeros(2))
 
 
 def goes_to_the_edge(world: Particles) -> list[np.ndarray | None]:
@@ -213,36 +217,39 @@ def goes_to_the_edge(world: Particles) -> list[np.ndarray | None]:
     edge = world.partners[-1].copy()
     axis = int(np.abs(edge).argmax())
     edge[axis] = np.copysign(0.95, edge[axis])
-    return _hunted(world, edge)
+    return _beside_patrols(world, edge)
+
+
+def _trusts(world: Particles, comes: bool) -> list[np.ndarray | None]:
+    """It flees an ego that is not slow, and to one that is it comes, or not."""
+    if not _slow(world):
+        return _beside_patrols(world, _away(world))
+    return _beside_patrols(world, world.ego if comes else None)
 
 
 def trusts_the_slow(world: Particles) -> list[np.ndarray | None]:
     """It comes to an ego that is slow, and flees one that is not."""
-    return _hunted(world, world.ego if _slow(world) else _away(world))
+    return _trusts(world, True)
 
 
 def trusts_the_slow_nearby(world: Particles) -> list[np.ndarray | None]:
     """As one that trusts the slow, but does not come from afar."""
-    if not _slow(world):
-        return _hunted(world, _away(world))
-    return _hunted(world, world.ego if _distances(world.partners[-1:], world.ego)[0] < 1.5 * FEAR else None)
+    return _trusts(world, _from_ego(world) < 1.5 * FEAR)
 
 
 def trusts_the_slow_later(world: Particles) -> list[np.ndarray | None]:
     """As one that trusts the slow, but not before some steps."""
-    if not _slow(world):
-        return _hunted(world, _away(world))
-    return _hunted(world, world.ego if world.step >= SHIFT else None)
+    return _trusts(world, world.step >= SHIFT)
 
 
 def flees_ego(world: Particles) -> list[np.ndarray | None]:
     """Away from an ego that is near, slow or not."""
-    return _hunted(world, _away(world))
+    return _beside_patrols(world, _away(world))
 
 
 def follows_ego(world: Particles) -> list[np.ndarray | None]:
     """It goes to the ego."""
-    return _hunted(world, world.ego)
+    return _beside_patrols(world, world.ego)
 
 
 PREY: Pool[Particles] = Pool(

@@ -35,10 +35,9 @@ from crl.runs.settings import settings
 ARMS = {"none": False, "oracle": True}
 N_ENVS = 16
 #: SB3's defaults but for rollouts from 16 environments, larger batches, and some entropy, as LIAM and CLAM have
-PPO_KWARGS: dict[str, Any] = dict(n_steps=128, batch_size=256, ent_coef=0.01, gamma=0.99)
-#: SB3's
-USUAL_RATE = 3e-4
-USUAL_GAMMA = PPO_KWARGS["gamma"]
+PPO_KWARGS: dict[str, Any] = dict(n_steps=128, batch_size=256, ent_coef=0.01)
+#: SB3's, named in rows where they are others
+USUAL = {"learning_rate": 3e-4, "gamma": 0.99}
 #: of evaluation episodes, the same for all seeds
 EVALUATION_SEED = 20_001
 FIELDS = ["env", "options", "arm", "seed", "steps", "episodes", "partner", "return", "low", "high", "steps_per_second"]
@@ -103,10 +102,7 @@ def screen(
 ) -> list[dict[str, Any]]:
     """All rows of one task."""
     shown = options if scale == 1.0 else {**options, "reward_scale": scale}
-    if PPO_KWARGS["learning_rate"] != USUAL_RATE:
-        shown = {**shown, "learning_rate": PPO_KWARGS["learning_rate"]}
-    if PPO_KWARGS["gamma"] != USUAL_GAMMA:
-        shown = {**shown, "gamma": PPO_KWARGS["gamma"]}
+    shown = {**shown, **{name: PPO_KWARGS[name] for name, usual in USUAL.items() if PPO_KWARGS[name] != usual}}
     told, rows, gaps = " ".join(f"{name}={value}" for name, value in shown.items()), [], []
     for seed in seeds:
         found = {arm: run(env_id, arm, seed, steps, episodes, options, scale) for arm in ARMS}
@@ -129,8 +125,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[101])
     parser.add_argument("--episodes", type=int, default=640, help="of an evaluation")
-    parser.add_argument("--learning-rate", type=float, default=USUAL_RATE)
-    parser.add_argument("--gamma", type=float, default=USUAL_GAMMA)
+    parser.add_argument("--learning-rate", type=float, default=USUAL["learning_rate"])
+    parser.add_argument("--gamma", type=float, default=USUAL["gamma"])
     parser.add_argument("--reward-scale", type=float, default=1.0, help="factor of the rewards that are learned from")
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options of the environments")
     parser.add_argument("--out", type=Path, help="CSV that rows are appended to")
