@@ -134,6 +134,12 @@ RELATIONS: dict[str, Any] = {
     "history.ego": "ego_position",
     "history.others": ["partner*_from_ego"],
 }
+#: of a predator, whatever it sees: what its task was screened with (``scripts/screen_pools.py``)
+PREDATOR: dict[str, Any] = {
+    "algorithm.learning_rate": 1e-3,
+    "algorithm.gamma": 0.95,
+    "algorithm.reward_scale": 0.1,
+}
 #: of a predator: what the prey does, and the others beside it, as preys differ in how they take the ego
 HUNT: dict[str, Any] = {
     "history.columns": ["ego_position_*", "partner*_from_ego_*", "partner2_velocity_*"],
@@ -193,12 +199,14 @@ def option_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     :param options: of the environment
     :return: fields by dotted path
     """
+    predator = options.get("role") == "predator"
+    trained = PREDATOR if predator else {}
     if options.get("pixels") is True:
-        return dict(PIXELS)
+        return trained | PIXELS
     # others come and go: relations know of those who are not there, changes of columns do not
     if options.get("sight") is not None:
-        return dict(RELATIONS)
-    return dict(HUNT) if options.get("role") == "predator" else {}
+        return trained | RELATIONS
+    return trained | HUNT if predator else {}
 
 
 def no_pool(env_id: str) -> str:

@@ -327,6 +327,17 @@ def test_rows_of_particles_are_those_of_the_world(env_id):
         histories.step(rng.integers(5, size=4))
 
 
+def test_a_predator_is_trained_as_its_task_was_screened():
+    def trained(**options):
+        fields = {"env.kwargs." + name: value for name, value in options.items()}
+        algorithm = resolve("ppo-clam", TAG, fields)["algorithm"]
+        return [algorithm[name] for name in ("learning_rate", "gamma", "reward_scale")]
+
+    for seen in ({}, {"sight": 0.5}, {"pixels": True}):
+        assert trained(role="predator", **seen) == [1e-3, 0.95, 0.1]
+        assert trained(**seen) == trained(role="prey", **seen) == [3e-4, 0.99, 0.02]
+
+
 def test_a_predator_keeps_what_the_prey_does():
     config = resolve("ppo-nam", TAG, {**SMALL, "env.kwargs.role": "predator"})
     model, _ = build(config, make_vec_env(TAG, seed=0, n_envs=2, **config["env"]["kwargs"]), seed=0, device="cpu")
