@@ -11,6 +11,9 @@ from crl.networks.attention import AttentionBlock, AttentionPooling
 from crl.networks.history_rows import HistoryRows
 from crl.networks.linear import speed_up_linear
 
+#: histories of about the same length that are encoded together
+_ALIKE = 64
+
 
 class HistoryEncoder(nn.Module):
     """
@@ -86,7 +89,16 @@ class HistoryEncoder(nn.Module):
         if kept < x.shape[1]:
             index = (lengths - kept).clamp(min=0)[:, None] + th.arange(kept, device=x.device)
             x, lengths = x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2])), lengths.clamp(max=kept)
-        return self(x, th.arange(kept, device=x.device) < lengths[:, None])
+        if not x.is_cpu:
+            return self._padded(x, lengths)
+        # half of a batch of moments is padding; histories of about the same length are padded little. Lengths are known here
+        # without waiting for a device, on which many small calls would be slower than the padding
+        order = lengths.argsort()
+        parts = [self._padded(x[part, : int(lengths[part[-1]])], lengths[part]) for part in order.split(_ALIKE)]
+        return th.cat(parts)[order.argsort()]
+
+    def _padded(self, x: th.Tensor, lengths: th.Tensor) -> th.Tensor:
+        return self(x, th.arange(x.shape[1], device=x.device) < lengths[:, None])
 
     def encode_prefixes(self, x: th.Tensor, lengths: th.Tensor) -> th.Tensor:
         """

@@ -78,8 +78,7 @@ class LIAM(HistoryObjective):
         :param moment: ``(batch,)`` the last row of each that is seen
         :return: ``(batch, embed_dim)``, of length 1: what the agent acts on
         """
-        longest = int(moment.max()) + 1 if moment.device.type == "cpu" else rows.shape[1]
-        return self.encoder.encode_prefixes(rows[:, :longest], moment + 1)
+        return self.encoder.encode_prefixes(rows, moment + 1)
 
 
 def draw_moments(lengths: th.Tensor, n: int, generator: th.Generator | None) -> th.Tensor:

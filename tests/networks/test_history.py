@@ -94,6 +94,22 @@ def test_prefixes_are_unit_embeddings():
     th.testing.assert_close(z, th.nn.functional.normalize(encoder(x, mask), dim=1))
 
 
+def test_prefixes_of_many_lengths_are_as_in_one_pass():
+    """Groups of about the same length, in whatever order they came; the gradient, too."""
+    encoder = make().double()
+    generator = th.Generator().manual_seed(0)
+    lengths = th.randint(1, 21, (150,), generator=generator)
+    x = th.randn(150, 20, encoder.rows.dim, generator=generator, dtype=th.float64)
+    weights = th.randn(150, 5, generator=generator, dtype=th.float64)
+    found = []
+    for z in (encoder.prefixes(x, lengths), encoder(x, th.arange(20) < lengths[:, None])):
+        encoder.zero_grad()
+        (z * weights).sum().backward()
+        found.append([z.detach(), *(p.grad for p in encoder.parameters())])
+    for grouped, whole in zip(*found, strict=True):
+        th.testing.assert_close(grouped, whole)
+
+
 def test_rows_step_by_step_and_at_once():
     rows = HistoryRows(OBS, ACTIONS, [0, 2], 10.0, ego=(3, 4), others=(5, 6), things=(0, 1), scale=0.5)
     generator = th.Generator().manual_seed(0)
