@@ -59,7 +59,7 @@ class LIAM(HistoryObjective):
         moments = draw_moments(lengths - 1, self.moments, batch.generator)
         reconstruction = imitation = right = th.zeros((), device=rows.device)
         for moment in moments:
-            z = self.embedding_at(rows, moment)
+            z = self.encoder.encode_prefixes(rows, moment + 1)
             every = th.arange(len(rows), device=rows.device)
             error = self.observation_decoder(z) - observations[every, moment]
             reconstruction = reconstruction + 0.5 * error.square().sum(dim=1).mean()
@@ -71,14 +71,6 @@ class LIAM(HistoryObjective):
         metrics = {"loss": loss, "reconstruction": reconstruction / self.moments, "action_loss": imitation / self.moments}
         metrics["action_accuracy"] = right / self.moments
         return loss, {key: value.detach() for key, value in metrics.items()}
-
-    def embedding_at(self, rows: th.Tensor, moment: th.Tensor) -> th.Tensor:
-        """
-        :param rows: ``(batch, steps, width)``
-        :param moment: ``(batch,)`` the last row of each that is seen
-        :return: ``(batch, embed_dim)``, of length 1: what the agent acts on
-        """
-        return self.encoder.encode_prefixes(rows, moment + 1)
 
 
 def draw_moments(lengths: th.Tensor, n: int, generator: th.Generator | None) -> th.Tensor:
